@@ -1,0 +1,299 @@
+# Copyright 2026 The ferros developers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+The micro-batcher: gathers items of many senders into batches; knows neither gRPC nor a model.
+
+A batch leaves at once while a slot is free; while all are busy, items gather. So batches grow with
+the load, and an idle server answers without any timer in the way. Items of one key keep their
+order, and a batch holds at most one of them, because the next depends on the result of the one
+before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+NS_PER_S = 1_000_000_000
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+
+log = logging.getLogger(__name__)
+
+
+class BatchError(Exception):
+    """
+    An item that got no result.
+
+    BatchError
+    +-- QueueFullError      too many are waiting; refused at once
+    +-- ExpiredError        waited beyond its deadline; not computed
+    +-- ComputeError        the computation of its batch failed
+    """
+
+
+class QueueFullError(BatchError):
+    """Too many items are waiting."""
+
+    def __init__(self, service_rate_hz: float) -> None:
+        super().__init__('the server is full')
+        # Items per second that are being served; 0 if nothing was measured yet.
+        self.service_rate_hz = service_rate_hz
+
+
+class ExpiredError(BatchError):
+    """The item waited beyond its deadline."""
+
+    def __init__(self, waited_ms: int) -> None:
+        super().__init__(f'waited {waited_ms} ms')
+
+
+class ComputeError(BatchError):
+    """The computation of the item's batch failed; its cause is in the log."""
+
+
+@dataclass(eq=False)
+class Entry(Generic[Item]):
+    """An item that waits."""
+
+    key: Hashable
+    item: Item
+    arrived_ns: int
+    deadline_ns: int
+
+
+@dataclass(frozen=True)
+class Taken(Generic[Item]):
+    """What leaves the queue at one moment."""
+
+    batch: list[Entry[Item]]
+    expired: list[Entry[Item]]
+
+
+class BatchQueue(Generic[Item]):
+    """Decides which items leave together, and when. Pure: no clock, no thread, no future."""
+
+    def __init__(self, max_batch: int, max_queue: int, slots: int) -> None:
+        """
+        Create an empty queue.
+
+        Args:
+            max_batch: items in one batch at most.
+            max_queue: items that wait at most.
+            slots: batches that are computed at one time.
+
+        """
+        for name, value in (('max_batch', max_batch), ('max_queue', max_queue), ('slots', slots)):
+            if value < 1:
+                raise ValueError(f'{name} is {value}, expected at least 1')
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._slots = slots
+        self._free_slots = slots
+        # A dict as an ordered set: entries leave from anywhere in it.
+        self._waiting: dict[Entry[Item], None] = {}
+        self._busy_keys: set[Hashable] = set()
+        # Sums over the last batches, older ones fading.
+        self._served = 0.0
+        self._served_ns = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def service_rate_hz(self) -> float:
+        """Return the items per second that full slots serve; 0 if nothing was measured yet."""
+        return self._slots * self._served / self._served_ns * NS_PER_S if self._served_ns else 0.0
+
+    def offer(self, entry: Entry[Item]) -> bool:
+        """Let an entry wait; return False where the queue is full."""
+        if len(self._waiting) >= self._max_queue:
+            return False
+        self._waiting[entry] = None
+        return True
+
+    def discard(self, entry: Entry[Item]) -> None:
+        """Take out an entry that nobody waits for any more."""
+        self._waiting.pop(entry, None)
+
+    def take(self, now_ns: int) -> Taken[Item]:
+        """
+        Take the oldest entries that may be computed now, and those met on the way that expired.
+
+        Both are empty while no slot is free. A batch that is not empty occupies a slot and its
+        keys until `finish`.
+        """
+        batch: list[Entry[Item]] = []
+        expired: list[Entry[Item]] = []
+        if self._free_slots == 0:
+            return Taken(batch, expired)
+        for entry in self._waiting:
+            if entry.deadline_ns < now_ns:
+                expired.append(entry)
+            elif entry.key not in self._busy_keys:
+                self._busy_keys.add(entry.key)
+                batch.append(entry)
+                if len(batch) == self._max_batch:
+                    break
+        for entry in (*batch, *expired):
+            del self._waiting[entry]
+        if batch:
+            self._free_slots -= 1
+        return Taken(batch, expired)
+
+    def finish(self, batch: Sequence[Entry[Item]], busy_ns: int) -> None:
+        """Free the slot and the keys of a batch that took so long."""
+        self._free_slots += 1
+        self._busy_keys.difference_update(entry.key for entry in batch)
+        self._served = 0.9 * self._served + len(batch)
+        self._served_ns = 0.9 * self._served_ns + max(1, busy_ns)
+
+
+class Batcher(Generic[Item, Result]):
+    """Runs a BatchQueue on the event loop and its batches in worker threads."""
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        *,
+        max_batch: int,
+        max_queue: int,
+        slots: int = 1,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """
+        Create a batcher; use it on one event loop.
+
+        Args:
+            compute: called in worker threads with the items of a batch; returns one result for
+                each, in their order. An exception among them is raised to that item's submitter
+                alone.
+            max_batch: items in one batch at most.
+            max_queue: items that wait at most.
+            slots: batches, and threads, that compute at one time.
+            clock_ns: the clock of the deadlines.
+
+        """
+        self._compute = compute
+        self._clock_ns = clock_ns
+        self._queue: BatchQueue[Item] = BatchQueue(max_batch, max_queue, slots)
+        self._futures: dict[Entry[Item], asyncio.Future[Result]] = {}
+        self._workers = ThreadPoolExecutor(slots, thread_name_prefix='batch')
+        self._pump_is_due = False
+        self._failed_before = False
+        self._is_closed = False
+
+    @property
+    def service_rate_hz(self) -> float:
+        """Return the items per second that full slots serve; 0 if nothing was measured yet."""
+        return self._queue.service_rate_hz
+
+    def submit(self, key: Hashable, item: Item, deadline_ns: int) -> asyncio.Future[Result]:
+        """
+        Let an item be computed; await the result, or cancel it.
+
+        Args:
+            key: items of one key are computed one after the other, in the order of submission.
+            item: what compute gets.
+            deadline_ns: an item whose computation has not begun by then is not computed.
+
+        Returns:
+            A future of the result; it raises QueueFullError, ExpiredError, ComputeError, or the
+            exception that compute returned for this item.
+
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        entry = Entry(key, item, self._clock_ns(), deadline_ns)
+        if not self._queue.offer(entry):
+            future.set_exception(QueueFullError(self._queue.service_rate_hz))
+            return future
+        self._futures[entry] = future
+        future.add_done_callback(lambda _: self._settled(entry))
+        if not self._pump_is_due:
+            # Not at once: what arrived in the same turn of the loop leaves in the same batch.
+            self._pump_is_due = True
+            loop.call_soon(self._pump)
+        return future
+
+    async def close(self) -> None:
+        """Cancel what waits, wait for what is being computed and let the threads go."""
+        self._is_closed = True
+        for future in list(self._futures.values()):
+            future.cancel()
+        await asyncio.to_thread(self._workers.shutdown)
+
+    def _settled(self, entry: Entry[Item]) -> None:
+        self._futures.pop(entry, None)
+        self._queue.discard(entry)
+
+    def _pump(self) -> None:
+        self._pump_is_due = False
+        while not self._is_closed:
+            now_ns = self._clock_ns()
+            taken = self._queue.take(now_ns)
+            for entry in taken.expired:
+                waited_ms = (now_ns - entry.arrived_ns) // 1_000_000
+                self._fail(entry, ExpiredError(waited_ms))
+            if not taken.batch:
+                return
+            self._start(taken.batch, now_ns)
+
+    def _start(self, batch: list[Entry[Item]], now_ns: int) -> None:
+        items = [entry.item for entry in batch]
+        running = asyncio.get_running_loop().run_in_executor(self._workers, self._results, items)
+        running.add_done_callback(lambda done: self._finished(batch, now_ns, done))
+
+    def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+        results = self._compute(items)
+        if len(results) != len(items):
+            raise RuntimeError(f'compute returned {len(results)} results for {len(items)} items')
+        return results
+
+    def _finished(
+        self,
+        batch: list[Entry[Item]],
+        started_ns: int,
+        done: asyncio.Future[Sequence[Result | Exception]],
+    ) -> None:
+        self._queue.finish(batch, self._clock_ns() - started_ns)
+        if done.cancelled() or done.exception() is not None:
+            self._log_failure(None if done.cancelled() else done.exception())
+            for entry in batch:
+                self._fail(entry, ComputeError('the model failed on this batch'))
+        else:
+            self._failed_before = False
+            for entry, result in zip(batch, done.result(), strict=True):
+                if isinstance(result, Exception):
+                    self._fail(entry, result)
+                elif (future := self._futures.get(entry)) is not None and not future.done():
+                    future.set_result(result)
+        self._pump()
+
+    def _fail(self, entry: Entry[Item], error: Exception) -> None:
+        future = self._futures.get(entry)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def _log_failure(self, error: BaseException | None) -> None:
+        """Log the first of a row of failures: a model that is broken fails many times a second."""
+        if not self._failed_before:
+            self._failed_before = True
+            log.error('a batch failed', exc_info=error)

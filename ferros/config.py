@@ -1,0 +1,152 @@
+# Copyright 2026 The ferros developers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The robot half's parameters: one frozen dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from ferros.types import Codec
+
+
+class Parameter(NamedTuple):
+    """What a parameter means and which values it takes."""
+
+    description: str
+    # Both ends included; None where any value is taken.
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(
+        default=default,
+        metadata={'parameter': Parameter(description, minimum, maximum, choices)},
+    )
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """
+    All parameters of the robot half; the field names are the ROS parameters' names.
+
+    Raises ValueError at construction, naming the parameter, its value and what was expected.
+    """
+
+    server_address: str = _parameter('127.0.0.1:50051', 'host:port of the ferros server')
+    insecure: bool = _parameter(
+        False,
+        'allow an unencrypted connection to a server that is not on this machine: the face '
+        'crops can then be read on the way',
+    )
+    robot_id: str = _parameter('', 'name of this robot for the server; empty: the host name')
+    camera: str = _parameter('camera', 'name of the camera for the server')
+    image_transport: str = _parameter(
+        'raw',
+        'raw: sensor_msgs/Image on `image`; compressed: sensor_msgs/CompressedImage on '
+        '`image/compressed`',
+        choices=('raw', 'compressed'),
+    )
+    detector: str = _parameter(
+        'haar',
+        'haar: the Haar cascade of OpenCV; yunet: the YuNet network, needs detector_model',
+        choices=('haar', 'yunet'),
+    )
+    detector_model: str = _parameter('', 'path of the YuNet model file (ONNX)')
+    cascade_file: str = _parameter('', 'path of the Haar cascade; empty: where OpenCV has it')
+    face_size_px: int = _parameter(48, 'side of the square face crop that is sent', 12, 224)
+    frame_rate_fps: float = _parameter(15.0, 'frames per second sent of each face', 0.1, 60.0)
+    codec: str = _parameter('webp', 'how a crop is compressed', choices=('jpeg', 'webp'))
+    quality: int = _parameter(80, "1 to 100 in the codec's own scale", 1, 100)
+    max_faces: int = _parameter(
+        8, 'faces sent to the server; where there are more, the largest', 1, 64
+    )
+    publish_rate_hz: float = _parameter(
+        10.0, 'messages per second on `emotion` and `emotion/faces` at most', 0.1, 60.0
+    )
+    max_age_ms: int = _parameter(
+        1000,
+        'a face whose newest answer is older than this, counted from the arrival of its image, '
+        'is published as `unknown`',
+        50,
+        60000,
+    )
+    max_in_flight_bytes: int = _parameter(
+        16384, 'bytes sent but not yet answered at which sending waits', 1024, 1048576
+    )
+    connect_timeout_ms: int = _parameter(
+        5000, 'how long one attempt to reach the server may take', 100, 60000
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            check(item.name, getattr(self, item.name))
+        host, _, port = self.server_address.rpartition(':')
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f'server_address is {self.server_address!r}, expected host:port')
+        if not self.insecure and not is_loopback(self.server_address):
+            raise ValueError(
+                f'server_address is {self.server_address!r}, which is not this machine, and the '
+                'connection would not be encrypted: set insecure to true to allow that'
+            )
+        for name in ('robot_id', 'camera'):
+            if len(getattr(self, name)) > 64:
+                value = getattr(self, name)
+                raise ValueError(f'{name} is {value!r}, expected 64 characters at most')
+        if self.detector == 'yunet' and not self.detector_model:
+            raise ValueError("detector is 'yunet', expected detector_model to name its ONNX file")
+
+    @property
+    def wire_codec(self) -> Codec:
+        """Return the codec as the wire names it."""
+        return Codec[self.codec.upper()]
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether host:port is on this machine."""
+    host = address.rpartition(':')[0].strip('[]')
+    return host in ('localhost', '::1') or host.startswith('127.')
+
+
+def parameter(name: str) -> Parameter:
+    """Return what the parameter called name means; KeyError where there is none."""
+    meanings: dict[str, Parameter] = {
+        item.name: item.metadata['parameter'] for item in fields(RobotConfig)
+    }
+    return meanings[name]
+
+
+def check(name: str, value: object) -> None:
+    """Raise ValueError where value is not one that the parameter called name takes."""
+    limits = parameter(name)
+    expected = type(getattr(RobotConfig, name))
+    if type(value) is not expected:
+        raise ValueError(f'{name} is {value!r}, expected {expected.__name__}')
+    if limits.choices and value not in limits.choices:
+        raise ValueError(f'{name} is {value!r}, expected one of {", ".join(limits.choices)}')
+    # Written so that NaN is refused too.
+    if (
+        limits.minimum is not None
+        and limits.maximum is not None
+        and not limits.minimum <= value <= limits.maximum  # type: ignore[operator]
+    ):
+        raise ValueError(f'{name} is {value!r}, expected {limits.minimum:g} to {limits.maximum:g}')

@@ -1,0 +1,467 @@
+# Copyright 2026 The ferros developers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The stream to the server: faces in, answers out by callback; no caller ever waits for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import grpc
+
+from ferros.bandwidth import Bandwidth, BandwidthEstimator
+from ferros.config import RobotConfig
+from ferros.crop import crop
+from ferros.drops import Drops
+from ferros.encode import encode
+from ferros.operating_point import OperatingPointChooser
+from ferros.outbox import Outbox, Ready, interval_ns
+from ferros.types import UNKNOWN, Observation, OfferedFace, OperatingPoint, Source
+from ferros_proto import recognition_pb2 as wire
+from ferros_proto import recognition_pb2_grpc
+
+PROTOCOL_VERSION = 1
+
+# A server that left a frame unanswered for so long has broken its word; TCP's own waiting on a
+# dead path ends earlier, by the keepalive.
+ANSWER_TIMEOUT_NS = 10_000_000_000
+# Between two attempts; doubled each time, with jitter so that a fleet does not come back at once.
+FIRST_BACKOFF_S = 0.25
+LONGEST_BACKOFF_S = 2.0
+# After a refusal that only a change of software can end.
+REFUSED_BACKOFF_S = 10.0
+# For how long a server's suggested rate holds.
+SUGGESTION_NS = 2_000_000_000
+# What a refused or silent server may have put into the log.
+LONGEST_DETAIL = 200
+
+CHANNEL_OPTIONS = [
+    ('grpc.keepalive_time_ms', 20_000),
+    ('grpc.keepalive_timeout_ms', 10_000),
+    ('grpc.keepalive_permit_without_calls', 1),
+    ('grpc.http2.max_pings_without_data', 0),
+    ('grpc.http2.bdp_probe', 0),
+    # An attempt makes a channel of its own; the waiting between attempts is ours.
+    ('grpc.enable_retries', 0),
+    ('grpc.use_local_subchannel_pool', 1),
+    ('grpc.max_receive_message_length', 262_144),
+]
+
+
+class LinkState(Enum):
+    """Where the connection to the server stands."""
+
+    STOPPED = 'stopped'
+    CONNECTING = 'connecting'
+    CONNECTED = 'connected'
+    WAITING = 'waiting'
+
+
+class LinkReport(NamedTuple):
+    """What the link did so far and how it stands."""
+
+    state: LinkState
+    # Why it is not connected; empty while it is.
+    detail: str
+    model: str
+    sent_frames: int
+    answered_frames: int
+    bandwidth: Bandwidth
+    # What was last sent; None before the first frame.
+    point: OperatingPoint | None
+
+
+class _RefusedError(Exception):
+    """The server will not serve us, now or ever; the text says why."""
+
+
+class _InFlight(NamedTuple):
+    face: OfferedFace
+    point: OperatingPoint
+
+
+class _Stream:
+    """The state of one connection; lives from Hello until it ends."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.started_ns = now_ns
+        self.welcome: wire.Welcome | None = None
+        self.ended = False
+        self.sequence = 0
+        self.in_flight: dict[int, _InFlight] = {}
+        # No frame leaves after the server's Drain.
+        self.draining = False
+        self.suggested_fps = math.inf
+        self.suggested_ns = 0
+        self.served = False
+        self.error: Exception | None = None
+
+
+class Link:
+    """
+    Keeps a stream to the server open and sends what is offered, the newest first.
+
+    offer() returns at once. on_answer(Observation) and on_change(LinkState, detail) are called
+    from threads of the link. Faces are cropped and encoded on the sending thread, and only when
+    the server has room for them: at most max_in_flight_bytes are unanswered, because every byte
+    beyond what the path holds only makes the answers older.
+    """
+
+    def __init__(
+        self,
+        config: RobotConfig,
+        drops: Drops,
+        on_answer: Callable[[Observation], None],
+        on_change: Callable[[LinkState, str], None] = lambda state, detail: None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._config = config
+        self._drops = drops
+        self._on_answer = on_answer
+        self._on_change = on_change
+        self._clock_ns = clock_ns
+        self._log = logging.getLogger('ferros.link')
+        self._chooser = OperatingPointChooser(config)
+        self._bandwidth = BandwidthEstimator()
+        self._outbox = Outbox(drops)
+        # Guards all that follows, the outbox and the estimator.
+        self._changed = threading.Condition()
+        self._state = LinkState.STOPPED
+        self._detail = ''
+        self._model = ''
+        self._sent_frames = 0
+        self._answered_frames = 0
+        self._point: OperatingPoint | None = None
+        self._stopping = False
+        self._stream: _Stream | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to connect, in the background."""
+        if self._thread is not None:
+            raise RuntimeError('the link was started before')
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name='ferros-link', daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream and the threads; the link can be started again."""
+        with self._changed:
+            self._stopping = True
+            self._outbox.clear('link_stopped')
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def offer(self, faces: Sequence[OfferedFace]) -> None:
+        """Hand over the faces of one camera image; those not sent in time are replaced."""
+        with self._changed:
+            if self._state is not LinkState.CONNECTED:
+                if faces:
+                    self._drops.count('not_connected', len(faces))
+                return
+            self._outbox.offer(faces)
+            self._changed.notify_all()
+
+    def report(self) -> LinkReport:
+        """Return the figures as of now."""
+        with self._changed:
+            return LinkReport(
+                state=self._state,
+                detail=self._detail,
+                model=self._model,
+                sent_frames=self._sent_frames,
+                answered_frames=self._answered_frames,
+                bandwidth=self._bandwidth.estimate(self._clock_ns()),
+                point=self._point,
+            )
+
+    # -- the connection ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while not self._stopping:
+            self._set_state(LinkState.CONNECTING, f'connecting to {self._config.server_address}')
+            stream = _Stream(self._clock_ns())
+            try:
+                self._connect(stream)
+                detail, pause_s = 'the server ended the stream', backoff_s
+            except _RefusedError as error:
+                detail, pause_s = str(error), REFUSED_BACKOFF_S
+            except (grpc.RpcError, TimeoutError) as error:
+                detail, pause_s = _describe(error), backoff_s
+            except Exception as error:
+                self._log.exception('the link failed; it will be tried again')
+                detail, pause_s = repr(error), REFUSED_BACKOFF_S
+            self._end(stream)
+            if stream.served:
+                backoff_s = pause_s = FIRST_BACKOFF_S
+            if not self._stopping:
+                self._set_state(LinkState.WAITING, detail)
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._stopping, pause_s * random.uniform(0.8, 1.2)
+                    )
+                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+        self._set_state(LinkState.STOPPED, '')
+
+    def _connect(self, stream: _Stream) -> None:
+        """Serve one stream until it ends; raises what ended it."""
+        channel = grpc.insecure_channel(self._config.server_address, options=CHANNEL_OPTIONS)
+        call: Any = None
+        try:
+            self._stream = stream
+            stub = recognition_pb2_grpc.RecognitionStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Recognize(self._requests(stream))
+            reader = threading.Thread(
+                target=self._read, args=(stream, call), name='ferros-link-reader', daemon=True
+            )
+            reader.start()
+            self._supervise(stream)
+            call.cancel()
+            reader.join()
+            if stream.error is not None:
+                raise stream.error
+        finally:
+            if call is not None:
+                call.cancel()
+            channel.close()
+
+    def _supervise(self, stream: _Stream) -> None:
+        """Return when the stream ended; raises where the server keeps us waiting."""
+        timeout_ms = self._config.connect_timeout_ms
+        with self._changed:
+            while not (stream.ended or self._stopping):
+                self._changed.wait(0.25)
+                now_ns = self._clock_ns()
+                if stream.welcome is None and now_ns - stream.started_ns > timeout_ms * 1_000_000:
+                    raise TimeoutError(
+                        f'no Welcome from {self._config.server_address} within {timeout_ms} ms'
+                    )
+                oldest_ns = self._bandwidth.oldest_sent_ns()
+                if oldest_ns is not None and now_ns - oldest_ns > ANSWER_TIMEOUT_NS:
+                    raise TimeoutError(f'no answer for {ANSWER_TIMEOUT_NS // 1_000_000_000} s')
+
+    def _end(self, stream: _Stream) -> None:
+        with self._changed:
+            stream.ended = True
+            self._stream = None
+            self._outbox.clear('connection_lost')
+            lost = self._bandwidth.lost()
+            if lost:
+                self._drops.count('unanswered', lost)
+            self._changed.notify_all()
+
+    def _set_state(self, state: LinkState, detail: str) -> None:
+        with self._changed:
+            self._state, self._detail = state, detail
+            self._changed.notify_all()
+        self._on_change(state, detail)
+
+    # -- sending: runs on a thread of gRPC -------------------------------------------------------
+
+    def _requests(self, stream: _Stream) -> Iterator[wire.RecognizeRequest]:
+        yield wire.RecognizeRequest(
+            hello=wire.Hello(
+                protocol_version=PROTOCOL_VERSION,
+                robot_id=self._config.robot_id,
+                camera=self._config.camera,
+            )
+        )
+        while (ready := self._next(stream)) is not None:
+            request = self._request(stream, ready)
+            if request is not None:
+                yield request
+
+    def _next(self, stream: _Stream) -> Ready | None:
+        """Wait for the next face to send; None: the stream is over."""
+        with self._changed:
+            while not (stream.ended or self._stopping):
+                now_ns = self._clock_ns()
+                wait_s: float | None = None
+                if self._has_room(stream):
+                    ready = self._outbox.take(now_ns, self._choose)
+                    if ready is not None:
+                        return ready
+                    wait_ns = self._outbox.wait_ns(now_ns, self._choose)
+                    wait_s = None if wait_ns is None else max(wait_ns, 1_000_000) / 1e9
+                self._changed.wait(wait_s)
+        return None
+
+    def _has_room(self, stream: _Stream) -> bool:
+        welcome = stream.welcome
+        return (
+            welcome is not None
+            and not stream.draining
+            and len(stream.in_flight) < welcome.credits
+            and self._bandwidth.in_flight_bytes < self._config.max_in_flight_bytes
+        )
+
+    def _choose(self, face_side_px: float) -> OperatingPoint:
+        stream = self._stream
+        if stream is None or stream.welcome is None:
+            raise RuntimeError('nothing is sent before Welcome')
+        fresh = self._clock_ns() - stream.suggested_ns < SUGGESTION_NS
+        limit_fps = stream.suggested_fps if fresh else math.inf
+        return self._chooser.choose(face_side_px, stream.welcome.input_size_px, limit_fps)
+
+    def _request(self, stream: _Stream, ready: Ready) -> wire.RecognizeRequest | None:
+        """Crop and encode a face; None where that failed, which is counted."""
+        face, point = ready
+        try:
+            luma = crop(face.frame.image, face.box, point.face_size_px)
+            image = encode(luma, point.codec, point.quality)
+        except ValueError as error:
+            if self._drops.count('not_encodable'):
+                self._log.warning('a face could not be cropped and encoded: %s', error)
+            return None
+        with self._changed:
+            stream.sequence += 1
+            request = wire.RecognizeRequest(
+                frame=wire.FaceFrame(
+                    sequence=stream.sequence,
+                    face_id=face.face_id,
+                    stamp_ns=face.frame.stamp_ns,
+                    capture_monotonic_ns=face.frame.captured_ns,
+                    interval_ms=interval_ns(point) // 1_000_000,
+                    codec=wire.Codec.Name(int(point.codec)),
+                    image=image,
+                )
+            )
+            stream.in_flight[stream.sequence] = _InFlight(face, point)
+            self._bandwidth.sent(stream.sequence, request.ByteSize(), self._clock_ns())
+            self._sent_frames += 1
+            self._point = point
+        return request
+
+    # -- receiving: a thread of its own ----------------------------------------------------------
+
+    def _read(self, stream: _Stream, call: Any) -> None:
+        try:
+            for response in call:
+                self._receive(stream, response)
+        except grpc.RpcError as error:
+            refusals = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
+            refused = call.code() in refusals
+            stream.error = _RefusedError(_describe(error)) if refused else error
+        except Exception as error:
+            stream.error = error
+        finally:
+            with self._changed:
+                stream.ended = True
+                self._changed.notify_all()
+
+    def _receive(self, stream: _Stream, response: wire.RecognizeResponse) -> None:
+        kind = response.WhichOneof('response')
+        if kind == 'welcome':
+            self._on_welcome(stream, response.welcome)
+        elif kind == 'answer' and stream.welcome is not None:
+            self._on_wire_answer(stream, stream.welcome, response.answer)
+        elif kind == 'drain':
+            with self._changed:
+                stream.draining = True
+        else:
+            self._drops.count('unexpected_response')
+
+    def _on_welcome(self, stream: _Stream, welcome: wire.Welcome) -> None:
+        if welcome.protocol_version != PROTOCOL_VERSION:
+            raise _RefusedError(
+                f'the server speaks protocol version {welcome.protocol_version}, '
+                f'this robot {PROTOCOL_VERSION}'
+            )
+        if not welcome.labels or not welcome.credits or not welcome.input_size_px:
+            raise _RefusedError('the Welcome lacks labels, credits or an input size')
+        with self._changed:
+            stream.welcome = welcome
+            self._model = welcome.model
+        self._set_state(LinkState.CONNECTED, '')
+
+    def _on_wire_answer(
+        self, stream: _Stream, welcome: wire.Welcome, answer: wire.Answer
+    ) -> None:
+        now_ns = self._clock_ns()
+        server_ns = answer.server_reply_monotonic_ns - answer.server_receive_monotonic_ns
+        with self._changed:
+            sent = stream.in_flight.pop(answer.sequence, None)
+            if sent is None or not self._bandwidth.answered(answer.sequence, server_ns, now_ns):
+                self._drops.count('answer_unasked')
+                return
+            self._changed.notify_all()
+        if answer.status == wire.OVERLOADED and answer.suggested_frame_rate_fps > 0:
+            stream.suggested_fps = answer.suggested_frame_rate_fps
+            stream.suggested_ns = now_ns
+        if answer.status != wire.OK:
+            self._count_refusal(answer)
+            return
+        observation = _observation(sent.face, welcome, answer)
+        if observation is None:
+            self._drops.count('answer_malformed')
+            return
+        stream.served = True
+        with self._changed:
+            self._answered_frames += 1
+        self._on_answer(observation)
+
+    def _count_refusal(self, answer: wire.Answer) -> None:
+        try:
+            reason = wire.Status.Name(answer.status).lower()
+        except ValueError:
+            reason = 'unknown_status'
+        if self._drops.count(f'server_{reason}'):
+            self._log.warning(
+                'the server answered %s: %s', reason, answer.detail[:LONGEST_DETAIL]
+            )
+
+
+def _observation(
+    face: OfferedFace, welcome: wire.Welcome, answer: wire.Answer
+) -> Observation | None:
+    """Return what an answer says of a face; None where it cannot be true."""
+    labels = tuple(welcome.labels)
+    probabilities = tuple(answer.probabilities)
+    if len(probabilities) != len(labels) or answer.label not in (*labels, UNKNOWN):
+        return None
+    if not all(0 <= p <= 1 for p in probabilities):
+        return None
+    height_px, width_px = face.frame.image.shape[:2]
+    return Observation(
+        face_id=face.face_id,
+        stamp_ns=face.frame.stamp_ns,
+        frame_id=face.frame.frame_id,
+        captured_ns=face.frame.captured_ns,
+        box=face.box.clipped(width_px, height_px),
+        label=answer.label,
+        confidence=max(probabilities),
+        labels=labels,
+        probabilities=probabilities,
+        valence=answer.valence if answer.HasField('valence') else math.nan,
+        arousal=answer.arousal if answer.HasField('arousal') else math.nan,
+        source=Source.CLOUD,
+        model=welcome.model,
+    )
+
+
+def _describe(error: Exception) -> str:
+    """Return one line that says what went wrong, without a traceback."""
+    if isinstance(error, grpc.RpcError) and hasattr(error, 'code'):
+        details = str(error.details() or '').strip()[:LONGEST_DETAIL]
+        return f'{error.code().name}: {details}'
+    return str(error)

@@ -1,0 +1,182 @@
+# Copyright 2026 The ferros developers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The set-up: what it refuses in one line, and that its locks are complete and installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+
+import install  # noqa: E402
+
+PYTHONS = ('3.10', '3.11', '3.12', '3.13')
+LOCKS = ('run', 'dev')
+
+
+def pins(python: str, *names: str) -> dict[str, str]:
+    locked: dict[str, str] = {}
+    for name in names:
+        for pin in install.read_lock(ROOT / 'requirements' / f'{name}.lock', python):
+            assert pin.name not in locked, f'{pin.name} is pinned twice for Python {python}'
+            locked[pin.name] = pin.version
+    return locked
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """Return a copy of what the set-up reads; its bin/ is a PATH without a compiler."""
+    for name in ('tools', 'requirements', 'ferros_msgs'):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ('setup.py', 'setup.cfg', 'Makefile'):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'bin').mkdir()
+    for program in ('sh', 'cat', 'cksum', 'dirname', 'sed', 'uname', 'make', 'date'):
+        (tmp_path / 'bin' / program).symlink_to(shutil.which(program) or pytest.skip(program))
+    fake(tmp_path, 'id', 'echo 1000')
+    fake(tmp_path, 'apt-get', 'exit 99')
+    fake(tmp_path, 'python3', f'exec {sys.executable} "$@"')
+    return tmp_path
+
+
+def fake(bare: Path, program: str, script: str) -> None:
+    path = bare / 'bin' / program
+    path.unlink(missing_ok=True)
+    path.write_text(f'#!/bin/sh\n{script}\n')
+    path.chmod(0o755)
+
+
+def make_setup(bare: Path, *arguments: str, **environment: str) -> tuple[int, list[str]]:
+    run = subprocess.run(
+        ['make', '--no-print-directory', 'setup-run', *arguments], cwd=bare, check=False,
+        env={'PATH': str(bare / 'bin'), 'HOME': str(bare), **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [line for line in run.stdout.splitlines() if not line.startswith('make: ')]
+    assert not (bare / '.venv').exists()
+    return run.returncode, lines
+
+
+def test_without_a_compiler_one_line_says_what_to_install(bare):
+    status, lines = make_setup(bare)
+    assert status
+    assert len(lines) == 1
+    assert re.search(r'sudo apt install g\+\+', lines[0])
+
+
+def test_where_python_is_missing_one_line_says_what_to_install(bare):
+    (bare / 'bin' / 'python3').unlink()
+    status, lines = make_setup(bare)
+    assert status
+    assert len(lines) == 1
+    assert lines[0].endswith('sudo apt install python3 python3-venv python3-dev g++')
+
+
+@pytest.mark.parametrize(
+    ('system', 'machine'), [('Darwin', 'arm64'), ('Linux', 'aarch64'), ('Linux', 'riscv64')])
+def test_another_platform_gets_one_line(bare, system, machine):
+    fake(bare, 'uname', f'[ "$1" = -s ] && echo {system} || echo {machine}')
+    status, lines = make_setup(bare)
+    assert status
+    assert len(lines) == 1
+    assert f'Linux x86-64 only, this is {system} {machine}' in lines[0]
+
+
+@pytest.mark.parametrize('arguments', [(), ('PYTHON=python3',)])
+def test_another_python_gets_one_line(bare, arguments):
+    fake(bare, 'python3', '[ "$1" = --version ] && echo Python 3.14.1; exit 1')
+    status, lines = make_setup(bare, *arguments)
+    assert status
+    assert len(lines) == 1
+    assert '3.10 to 3.13 is needed' in lines[0]
+    assert 'Python 3.14.1' in lines[0]
+
+
+def test_where_a_distribution_is_sourced_nothing_is_installed_over_it(bare):
+    status, lines = make_setup(bare, ROS_DISTRO='lyrical')
+    assert status
+    assert 'lyrical' in lines[0]
+    assert any('colcon build' in line for line in lines)
+
+
+def test_the_environment_of_another_checkout_counts_as_a_distribution(bare):
+    status, lines = make_setup(bare, ROS_DISTRO='jazzy', FERROS_VENV='/elsewhere/.venv')
+    assert status
+    assert 'jazzy' in lines[0]
+
+
+def test_no_python_version_gets_a_package_twice():
+    for python in PYTHONS:
+        assert pins(python, *LOCKS)
+
+
+def test_the_layer_for_the_demo_has_no_torch():
+    for python in PYTHONS:
+        assert 'torch' not in pins(python, 'run')
+        assert pins(python, *LOCKS)['torch'] == '2.13.0'
+
+
+def test_the_lock_has_everything_that_its_packages_ask_for():
+    if Path(sys.prefix) != install.VENV:
+        pytest.skip('wants the environment of .venv (make test)')
+    requirements = pytest.importorskip('packaging.requirements')
+    # Pinned without what they ask for, on purpose (see run.in).
+    alone = {'scikit-image', 'cv-bridge'}
+    locked = pins(f'{sys.version_info[0]}.{sys.version_info[1]}', *LOCKS)
+    lacking = []
+    for name in sorted(set(locked) - alone):
+        for text in importlib.metadata.requires(name) or ():
+            need = requirements.Requirement(text)
+            if need.marker is not None and not need.marker.evaluate({'extra': ''}):
+                continue
+            wanted = re.sub(r'[-_.]+', '-', need.name).lower()
+            version = locked.get(wanted)
+            # torch brings its CUDA libraries itself where it is the one for GPUs.
+            if name != 'torch' and (version is None or version not in need.specifier):
+                lacking.append(f'{name} wants {need}, locked is {version}')
+    assert lacking == []
+
+
+def test_the_environment_is_what_the_lock_says():
+    if Path(sys.prefix) != install.VENV:
+        pytest.skip('wants the environment of .venv (make test)')
+    version = f'{sys.version_info[0]}.{sys.version_info[1]}'
+    locked = [pin for name in LOCKS
+              for pin in install.read_lock(ROOT / 'requirements' / f'{name}.lock', version)]
+    assert install.missing(locked, install.VENV) == []
+
+
+def test_an_installation_that_was_cut_short_counts_as_missing(tmp_path):
+    site = tmp_path / 'lib' / 'python3.11' / 'site-packages'
+    for name in ('whole', 'cut_short'):
+        folder = site / f'{name}-1.0.dist-info'
+        folder.mkdir(parents=True)
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n')
+    (site / 'whole-1.0.dist-info' / 'RECORD').write_text('whole.py,,\n')
+    wanted = [install.Pin(name, '1.0', 1.0) for name in ('whole', 'cut-short')]
+    assert install.missing(wanted, tmp_path) == [wanted[1]]
+
+
+@pytest.mark.skipif(
+    not os.environ.get('FERROS_VENV'), reason='wants the environment of .venv (make test)')
+def test_cmake_comes_from_pypi():
+    assert Path(shutil.which('cmake') or '').parent == install.BIN
