@@ -234,6 +234,10 @@ def multiply_adds(encoder: Encoder) -> int:
 Config = TypeVar('Config', EncoderConfig, TemporalConfig)
 
 
+class WeightsError(ValueError):
+    """A file that does not hold the weights it should; says which file, and what it holds."""
+
+
 def save_weights(
     module: Encoder | Temporal, path: Path, about: Mapping[str, Any], *, half: bool = False
 ) -> None:
@@ -261,7 +265,7 @@ def save_weights(
 
 
 def load_encoder(path: Path) -> Encoder:
-    """Read an encoder, in evaluation mode, fp32. Raises ValueError where it is another thing."""
+    """Read an encoder, in evaluation mode, fp32. Raises WeightsError where it is another thing."""
     encoder = Encoder(_read_config(path, 'encoder', EncoderConfig))
     encoder.load_state_dict({k: v.float() if v.is_floating_point() else v
                              for k, v in load_file(path).items()})
@@ -269,7 +273,7 @@ def load_encoder(path: Path) -> Encoder:
 
 
 def load_temporal(path: Path) -> Temporal:
-    """Read a temporal model, in evaluation mode, fp32. Raises ValueError likewise."""
+    """Read a temporal model, in evaluation mode, fp32. Raises WeightsError likewise."""
     temporal = Temporal(_read_config(path, 'temporal', TemporalConfig))
     temporal.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return temporal.eval()
@@ -282,10 +286,13 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, 'pt') as file:
-        metadata = file.metadata() or {}
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as err:
+        raise WeightsError(f'{path}: cannot be read ({err})') from err
     if 'ferros' not in metadata:
-        raise ValueError(f'{path}: not a weight file of ferros (no configuration in it)')
+        raise WeightsError(f'{path}: not a weight file of ferros (no configuration in it)')
     stored: dict[str, Any] = json.loads(metadata['ferros'])
     return stored
 
@@ -293,12 +300,13 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def _read_config(path: Path, kind: str, config: type[Config]) -> Config:
     stored = _read_metadata(path)
     if stored.get('format') != FORMAT:
-        raise ValueError(f'{path}: weight format {stored.get("format")}, this code reads {FORMAT}')
+        found = stored.get('format')
+        raise WeightsError(f'{path}: weight format {found}, this code reads {FORMAT}')
     if stored.get('kind') != kind:
-        raise ValueError(f'{path}: holds a {stored.get("kind")}, expected a {kind}')
+        raise WeightsError(f'{path}: holds a {stored.get("kind")}, expected a {kind}')
     known = {field.name for field in fields(config)}
     if unknown := set(stored['config']) - known:
-        raise ValueError(f'{path}: unknown settings {sorted(unknown)} in its configuration')
+        raise WeightsError(f'{path}: unknown settings {sorted(unknown)} in its configuration')
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
                               for key, value in stored['config'].items()}
     return config(**values)

@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
+import time
 from typing import Any, NamedTuple
 
 import grpc
@@ -37,6 +39,8 @@ SERVICE_NAME = 'ferros.v1.Recognition'
 MAX_MESSAGE_BYTES = 262_144
 # For calls that are not ours to drain, such as a watch on the health.
 LAST_GRACE_S = 0.5
+# One Ctrl-C reaches a server under a launcher twice: from the terminal and from the launcher.
+SAME_SIGNAL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +84,9 @@ async def serve(config: ServerConfig, engine: Engine) -> None:
     """Serve until SIGTERM or SIGINT; the signals are taken before the address is announced."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    signals = _Signals(stop)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, _on_signal, signal_number, stop)
+        loop.add_signal_handler(signal_number, signals.on_signal, signal_number)
     running = await startup(config, engine)
     print(f'listening on {running.address}', flush=True)
     print(f'model {engine.info.display} on {engine.device} ({engine.kind})', flush=True)
@@ -139,10 +144,20 @@ def _load_engine(config: ServerConfig) -> Engine:
     return OnnxEngine(config.model, config.threads)
 
 
-def _on_signal(signal_number: int, stop: asyncio.Event) -> None:
-    if stop.is_set():
-        os._exit(128 + signal_number)
-    stop.set()
+class _Signals:
+    """The first signal begins the shutdown; one that comes well after it cuts it short."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._first_s = math.inf
+
+    def on_signal(self, signal_number: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._first_s > SAME_SIGNAL_S:
+            os._exit(128 + signal_number)
+        if not self._stop.is_set():
+            self._stop.set()
+            self._first_s = now_s
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ from importlib import metadata
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cloud_server.batch import Batcher, ComputeError, ExpiredError, QueueFullError
 from cloud_server.config import ServerConfig
@@ -114,6 +115,11 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
         except _RefusalError as refusal:
             log.warning('%s: stream refused: %s', context.peer(), refusal)
             await context.abort(refusal.code, str(refusal))
+        except DecodeError as error:
+            log.warning('%s: not a message of ours: %s', context.peer(), error)
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, 'not a ferros.v1.RecognizeRequest'
+            )
         except grpc.aio.InternalError as error:
             log.info('a connection broke: %s', error)
         except Exception:

@@ -15,17 +15,10 @@
 
 from __future__ import annotations
 
-COLOURS = {
-    'neutral': '#7f8c9b',
-    'happiness': '#e8a200',
-    'surprise': '#8e5bd0',
-    'sadness': '#2f7fc1',
-    'anger': '#cf3a32',
-    'disgust': '#3f9a4e',
-    'fear': '#c2559d',
-    'contempt': '#8a6d3b',
-    'unknown': '#4a4a4a',
-}
+from cloud_server import plot
+
+# Darker than in a plot: white text stands on it.
+COLOURS = {**plot.COLOURS, 'unknown': '#4a4a4a'}
 
 
 def colour(label: str) -> str:

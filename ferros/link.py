@@ -106,7 +106,7 @@ class _Stream:
         self.ended = False
         self.sequence = 0
         self.in_flight: dict[int, _InFlight] = {}
-        # No frame leaves after the server's Drain.
+        # The server said Drain: no frame leaves any more, those in flight are still answered.
         self.draining = False
         self.suggested_fps = math.inf
         self.suggested_ns = 0
@@ -292,9 +292,9 @@ class Link:
                 yield request
 
     def _next(self, stream: _Stream) -> Ready | None:
-        """Wait for the next face to send; None: the stream is over."""
+        """Wait for the next face to send; None: no more are sent in this stream."""
         with self._changed:
-            while not (stream.ended or self._stopping):
+            while not (stream.ended or stream.draining or self._stopping):
                 now_ns = self._clock_ns()
                 wait_s: float | None = None
                 if self._has_room(stream):
@@ -310,7 +310,6 @@ class Link:
         welcome = stream.welcome
         return (
             welcome is not None
-            and not stream.draining
             and len(stream.in_flight) < welcome.credits
             and self._bandwidth.in_flight_bytes < self._config.max_in_flight_bytes
         )
@@ -378,6 +377,7 @@ class Link:
         elif kind == 'drain':
             with self._changed:
                 stream.draining = True
+                self._changed.notify_all()
         else:
             self._drops.count('unexpected_response')
 

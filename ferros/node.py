@@ -139,7 +139,6 @@ class EmotionNode(LifecycleNode):
                 model_file=self._config.detector_model,
             ),
             Tracker(),
-            self._drops,
         )
         self._answers = Answers(
             self._config.publish_rate_hz, self._config.max_age_ms * 1_000_000, self._drops
@@ -345,6 +344,10 @@ class EmotionNode(LifecycleNode):
             return
         tracks = self._perception.process(frame)
         if tracks is None:
+            if self._drops.count('time_backwards'):
+                self.get_logger().warning(
+                    'an image was dropped: its stamp is not after the one before'
+                )
             return
         if self._perception.jumped:
             self._forget(self._perception.jumped)

@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 from ferros.detect import Detector
-from ferros.drops import Drops
 from ferros.timeline import Continuity, Timeline
 from ferros.track import Tracker
 from ferros.types import CameraFrame, Track
@@ -26,25 +25,23 @@ class Perception:
     """
     Finds and follows the faces of one camera.
 
-    process() returns the tracks in a frame, or None where the frame is dropped because it is not
-    newer than the one before. `jumped` tells, after a call, that what was known before it no
+    process() returns the tracks in a frame, or None where the frame is not newer than the one
+    before and is left alone. `jumped` tells, after a call, that what was known before it no
     longer holds: time was set back or the image has another size.
     """
 
-    def __init__(self, detector: Detector, tracker: Tracker, drops: Drops) -> None:
+    def __init__(self, detector: Detector, tracker: Tracker) -> None:
         self._detector = detector
         self._tracker = tracker
-        self._drops = drops
         self._timeline = Timeline()
         self._shape: tuple[int, ...] | None = None
         self.jumped = ''
 
     def process(self, frame: CameraFrame) -> list[Track] | None:
-        """Return the faces of the frame, or None where it was dropped."""
+        """Return the faces of the frame, or None where it is not newer than the one before."""
         self.jumped = ''
         continuity = self._timeline.follow(frame.stamp_ns)
         if continuity is Continuity.BACKWARDS:
-            self._drops.count(continuity.value)
             return None
         shape = frame.image.shape[:2]
         if continuity is Continuity.JUMP:

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, auto
 
 # An image this much older than the newest is not out of order: time itself was set back (a bag
 # that loops, a simulation that was reset).
@@ -25,11 +25,11 @@ JUMP_BACK_NS = 1_000_000_000
 class Continuity(Enum):
     """How a stamp relates to the newest one before it."""
 
-    FORWARD = 'forward'
+    FORWARD = auto()
     # Older than the newest image, or a repetition of it: to be dropped.
-    BACKWARDS = 'time_backwards'
+    BACKWARDS = auto()
     # Time was set back: what is remembered of the old time line no longer holds.
-    JUMP = 'time_jump'
+    JUMP = auto()
 
 
 class Timeline:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 
@@ -97,7 +98,7 @@ def _server(address: str, start: str, command: str) -> list[LaunchDescriptionEnt
         raise ValueError(f'start_server is {start!r}, expected true, false or auto')
     if start == 'false' or (start == 'auto' and host not in LOCAL_HOSTS):
         return []
-    words = shlex.split(command)
+    words = [os.path.expanduser(word) for word in shlex.split(command)]
     if not words or shutil.which(words[0]) is None:
         return [
             LogInfo(

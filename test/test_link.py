@@ -373,6 +373,23 @@ def test_answers_nobody_asked_for_are_counted() -> None:
     assert running.drops.counts()['answer_unasked'] >= 2
 
 
+def test_after_a_drain_the_robot_leaves_with_its_answers_and_comes_back() -> None:
+    def drain_then_answer(
+        servicer: Scripted, frame: wire.FaceFrame
+    ) -> Iterator[wire.RecognizeResponse]:
+        yield wire.RecognizeResponse(drain=wire.Drain())
+        time.sleep(0.2)
+        yield ok(frame)
+
+    servicer = Scripted(drain_then_answer)
+    with serving(servicer) as port, Running(port) as running:
+        running.connect()
+        running.offer_until(lambda: len(servicer.hellos) == 3)
+    assert len(running.answers) >= 2
+    assert [frame.sequence for frame in servicer.frames[:2]] == [1, 1]
+    assert 'unanswered' not in running.drops.counts()
+
+
 def test_the_link_can_be_stopped_at_any_time_and_started_again() -> None:
     with serving(Scripted(answer_all)) as port:
         running = Running(port)

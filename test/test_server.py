@@ -19,7 +19,6 @@ import functools
 import logging
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -393,11 +392,36 @@ async def test_a_message_beyond_the_transports_limit_ends_that_stream_and_no_oth
         assert (await good.exchange()).status == wire.OK
 
 
+@pytest.mark.parametrize('is_after_hello', [False, True])
+@on_loop
+async def test_bytes_that_are_no_message_end_that_stream_and_no_other(engine, is_after_hello):
+    async with serving(engine) as server, robot_at(server.address) as good:
+        async with channel_to(server.address) as channel:
+            call = channel.stream_stream('/ferros.v1.Recognition/Recognize')()
+            if is_after_hello:
+                hello = wire.RecognizeRequest(hello=wire.Hello(protocol_version=1))
+                await call.write(hello.SerializeToString())
+                await call.read()
+            await call.write(b'\xff' * 100)
+            code, _ = await refusal(call.read())
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert (await good.exchange()).status == wire.OK
+
+
 @on_loop
 async def test_one_face_too_many_is_refused_while_the_others_go_on(engine):
     async with serving(engine, max_faces=2) as server, robot_at(server.address) as robot:
         for face_id, status in (('a', 'OK'), ('b', 'OK'), ('c', 'LIMIT_EXCEEDED'), ('a', 'OK')):
             assert status_name(await robot.exchange(face_id=face_id)) == status
+
+
+@on_loop
+async def test_an_idle_face_makes_room_and_begins_anew_when_it_comes_back(engine):
+    settings = {'max_faces': 1, 'face_idle_ms': 0}
+    async with serving(engine, **settings) as server, robot_at(server.address) as robot:
+        for face_id, is_reset in (('a', True), ('a', False), ('b', True), ('a', True)):
+            answer = await robot.exchange(face_id=face_id)
+            assert (status_name(answer), answer.state_reset) == ('OK', is_reset)
 
 
 @on_loop
@@ -804,6 +828,17 @@ def test_a_sigterm_at_any_moment_of_the_start_ends_it_with_status_0(model_folder
         assert 'Traceback' not in stderr
 
 
+def test_signals_are_taken_before_anything_is_imported():
+    code = (
+        'import importlib, os, signal, sys\n'
+        'from cloud_server import __main__\n'
+        'importlib.import_module = lambda name: os.kill(os.getpid(), signal.SIGTERM)\n'
+        "__main__.main(['serve'])\n"
+    )
+    ended = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, b'')
+
+
 def test_a_second_signal_ends_the_process_at_once(model_folder):
     with process('--model', str(model_folder), '--drain-ms', '60000') as child:
         address, _ = lines_of(child)
@@ -811,8 +846,10 @@ def test_a_second_signal_ends_the_process_at_once(model_folder):
         async def visit() -> None:
             async with robot_at(address) as robot:
                 child.send_signal(signal.SIGINT)
+                child.send_signal(signal.SIGINT)
                 assert (await robot.call.read()).WhichOneof('response') == 'drain'
-                assert child.poll() is None
+                await asyncio.sleep(1.2)
+                assert child.poll() is None, 'the same Ctrl-C twice is one signal'
                 child.send_signal(signal.SIGINT)
                 await asyncio.to_thread(child.wait, 5)
 
@@ -838,15 +875,14 @@ def test_what_cannot_be_served_is_said_in_a_line_each_and_not_in_a_traceback(fla
     assert all(text in stderr for text in texts), stderr
 
 
-def test_a_port_in_use_is_said_in_one_line(model_folder):
-    with socket.socket() as taken:
-        taken.bind(('127.0.0.1', 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with process('--model', str(model_folder), '--port', str(port)) as child:
-            _, stderr = child.communicate(timeout=30)
-    assert child.returncode == 2
-    assert f'cannot listen on 127.0.0.1:{port}' in stderr
+def test_a_second_server_on_the_same_port_says_so_in_one_line(model_folder):
+    with process('--model', str(model_folder)) as first:
+        address, _ = lines_of(first)
+        port = address.split(':')[1]
+        with process('--model', str(model_folder), '--port', port) as second:
+            _, stderr = second.communicate(timeout=30)
+    assert second.returncode == 2
+    assert f'cannot listen on {address}' in stderr
     assert 'Traceback' not in stderr
 
 

@@ -27,15 +27,14 @@ from cloud_server.training.ferplus import COLUMNS, FOLDERS, SIDE_PX, USAGES, Fac
 
 
 def make_faces(count: int, seed: int) -> Faces:
-    """Return faces whose emotion can be seen: a bright bar at the emotion's own angle."""
+    """Return faces whose emotion can be seen, mirrored too: it is the number of stripes."""
     rng = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.arange(SIDE_PX) - 23.5, np.arange(SIDE_PX) - 23.5)
+    y = np.repeat(np.arange(SIDE_PX)[:, None] / SIDE_PX, SIDE_PX, 1)
     luma, votes = [], []
     for index in range(count):
         emotion = index % 7
-        angle = np.pi * emotion / 7
-        bar = np.abs(x * np.sin(angle) + y * np.cos(angle)) < 5
-        luma.append(np.clip(90 + 110 * bar + rng.normal(0, 12, bar.shape), 0, 255))
+        stripes = 60 * np.sin(2 * np.pi * (emotion + 1) * y + rng.uniform(-0.5, 0.5))
+        luma.append(np.clip(120 + stripes + rng.normal(0, 12, stripes.shape), 0, 255))
         row = np.zeros(len(COLUMNS), np.uint8)
         row[emotion] = 8
         row[(emotion + 1) % 7] += 2

@@ -18,10 +18,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from catkin_pkg.package import (  # type: ignore[import-untyped]
-    InvalidPackage,
-    parse_package,
-)
+from catkin_pkg.package import InvalidPackage, parse_package
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -40,6 +40,8 @@ LOG = ROOT / 'out' / 'setup.log'
 BIN = VENV / 'bin'
 ROS = VENV / 'ros'
 TORCH_CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
+# The file of a package that pip writes when all others are in their place.
+WRITTEN_LAST = 'INSTALLER'
 STARTED_S = time.monotonic()
 
 # The environment of a process that is to use the ROS wheels; FERROS_VENV tells tools/setup.sh that
@@ -47,18 +49,18 @@ STARTED_S = time.monotonic()
 # wheels start every Python twice to set it.
 ENV_SH = """\
 # Made by tools/install.py: what the Makefile sources, and you may too:  . .venv/env.sh
-export FERROS_VENV={venv}
+export FERROS_VENV='{venv}'
 export ROS_DISTRO=jazzy
 export ROS_VERSION=2
 export ROS_PYTHON_VERSION=3
 export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
-export AMENT_PREFIX_PATH={ros}:{venv}
-export CMAKE_PREFIX_PATH={ros}:{venv}
-export LD_LIBRARY_PATH={libraries}
+export AMENT_PREFIX_PATH='{ros}:{venv}'
+export CMAKE_PREFIX_PATH='{ros}:{venv}'
+export LD_LIBRARY_PATH='{libraries}'
 export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
 case ":$PATH:" in
-    *:{venv}/bin:*) ;;
-    *) export PATH={venv}/bin:$PATH ;;
+    *":$FERROS_VENV/bin:"*) ;;
+    *) export PATH="$FERROS_VENV/bin:$PATH" ;;
 esac
 unset PYTHONHOME PYTHONPATH
 """
@@ -113,11 +115,17 @@ def installed(venv: Path) -> dict[str, str]:
     versions = {}
     folders = [str(folder) for folder in venv.glob('lib/python3*/site-packages')]
     for package in importlib.metadata.distributions(path=folders):
-        # RECORD is what pip writes last: without it an installation was cut short.
-        if package.read_text('RECORD') and package.metadata['Name']:
+        if package.read_text(WRITTEN_LAST) and package.metadata['Name']:
             name = re.sub(r'[-_.]+', '-', package.metadata['Name']).lower()
             versions[name] = package.version.split('+')[0]
     return versions
+
+
+def forget_cut_short(venv: Path) -> None:
+    """Remove the metadata of packages that are there in part: pip takes them for installed."""
+    for folder in venv.glob('lib/python3*/site-packages/*.dist-info'):
+        if not (folder / WRITTEN_LAST).exists():
+            shutil.rmtree(folder)
 
 
 def missing(pins: list[Pin], venv: Path) -> list[Pin]:
@@ -199,7 +207,7 @@ def clean_environment(venv: Path) -> dict[str, str]:
 
 
 def make_venv(venv: Path, python: str) -> None:
-    """Make an environment of that Python, or keep the one that is there if it works."""
+    """Make an environment of that Python, or keep the one that is there if it works here."""
     version = subprocess.run(
         [python, '-I', '-c', 'import sys; print(sys.base_prefix, *sys.version_info[:3])'],
         check=True, capture_output=True, text=True).stdout
@@ -208,10 +216,13 @@ def make_venv(venv: Path, python: str) -> None:
             [venv / 'bin' / 'python', '-I', '-c',
              'import pip, sys; print(sys.base_prefix, *sys.version_info[:3])'],
             check=False, capture_output=True, text=True)
-        if probe.stdout == version:
+        # Programs name their interpreter: a folder that was moved or copied is of no use.
+        pip_program = venv / 'bin' / 'pip'
+        at_home = pip_program.exists() and f'{venv}/bin/python' in pip_program.read_text()
+        if probe.stdout == version and at_home:
             return
     if venv.exists():
-        say(f'{venv.name} is incomplete or of another Python: making it anew')
+        say(f'{venv.name} is incomplete, of another Python or from elsewhere: making it anew')
         shutil.rmtree(venv)
     say(f'{venv.name}: Python {".".join(version.split()[-3:])}')
     run([python, '-I', '-m', 'venv', venv])
@@ -222,6 +233,7 @@ def install(pins: list[Pin], venv: Path) -> bool:
     wanted = missing(pins, venv)
     if not wanted:
         return False
+    forget_cut_short(venv)
     # The one source package among them is built with the setuptools that is pinned.
     tools = [pin for pin in wanted if pin.name == 'setuptools']
     torch = [pin for pin in wanted if pin.name == 'torch']

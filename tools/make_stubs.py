@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from grpc_tools import protoc  # type: ignore[import-not-found]
+from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 
