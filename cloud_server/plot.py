@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
@@ -27,9 +27,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from cloud_server.model_info import UNKNOWN, ModelInfo
-
-if TYPE_CHECKING:
-    from cloud_server.predict import FileResult, Reading
+from cloud_server.readings import FileResult, Reading
 
 COLOURS = {
     'neutral': '#7f8c9b',

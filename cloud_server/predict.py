@@ -16,20 +16,14 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from cloud_server.config import DEFAULT_MODEL
 from cloud_server.decode import ImageLimits
@@ -37,19 +31,13 @@ from cloud_server.engine import Engine
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.media import Media, MediaError, open_media
 from cloud_server.model_info import ModelError
+from cloud_server.readings import Box, FileResult, Image, Reading, runs
 from cloud_server.recognizer import Crop, Recognition, Recognizer
 from cloud_server.session import Face
 
 FACE_SOURCE_GROUP = 'ferros.face_source'
 # From so many frames on progress is shown also where nobody seems to look.
 LONG_VIDEO_FRAMES = 1800
-# A label that held for less is left out of the table; --json has it.
-SHORTEST_RUN_S = 0.3
-# A face that was away for longer begins a new row.
-LONGEST_PAUSE_S = 1.0
-
-Box = tuple[float, float, float, float]
-Image = NDArray[np.uint8]
 
 
 class FaceSource(Protocol):
@@ -72,68 +60,6 @@ class FaceSource(Protocol):
             For each face its id, its square (x, y, width, height) in px, and its luma crop.
 
         """
-
-
-class Reading(NamedTuple):
-    """One face at one time."""
-
-    time_s: float
-    face_id: str
-    # x, y, width, height in px.
-    box: Box
-    label: str
-    confidence: float
-    # One per served label, sum 1.
-    probabilities: tuple[float, ...]
-
-    def as_json(self, file: str, labels: Sequence[str]) -> str:
-        """Return the line of --json."""
-        return json.dumps(
-            {
-                'file': file,
-                'time_s': round(self.time_s, 3),
-                'face_id': self.face_id,
-                'box': [round(float(number), 1) for number in self.box],
-                'label': self.label,
-                'confidence': round(self.confidence, 6),
-                'probabilities': {
-                    label: round(p, 6) for label, p in zip(labels, self.probabilities, strict=True)
-                },
-            }
-        )
-
-
-@dataclass
-class FileResult:
-    """What was found in one file."""
-
-    name: str
-    is_still: bool
-    readings: list[Reading] = field(default_factory=list)
-    # The largest crop of each face: what it looks like.
-    portraits: dict[str, Image] = field(default_factory=dict)
-    frames: int = 0
-    duration_s: float = 0.0
-    # Why it could not be read to its end; empty if it could.
-    problem: str = ''
-
-    def faces(self) -> dict[str, list[Reading]]:
-        """Return the readings of each face, in the order in which the faces came."""
-        faces: dict[str, list[Reading]] = {}
-        for reading in self.readings:
-            faces.setdefault(reading.face_id, []).append(reading)
-        return faces
-
-
-class Run(NamedTuple):
-    """A stretch of time in which a face kept its label."""
-
-    face_id: str
-    label: str
-    start_s: float
-    end_s: float
-    # Mean over the readings that had this label.
-    confidence: float
 
 
 class Predictor:
@@ -195,53 +121,6 @@ class Predictor:
             for (face_id, box, _), r in zip(found, recognised, strict=True)
             if isinstance(r, Recognition)
         ]
-
-
-def runs(readings: Sequence[Reading]) -> list[Run]:
-    """
-    Join the readings of one face, in their order, to stretches of one label.
-
-    A label that held for less than SHORTEST_RUN_S belongs to the stretch around it.
-    """
-    stretches: list[_Stretch] = []
-    for label, same in itertools.groupby(readings, lambda reading: reading.label):
-        for part in _split_at_pauses(list(same)):
-            last = stretches[-1] if stretches else None
-            if last is None or part[0].time_s - last.readings[-1].time_s > LONGEST_PAUSE_S:
-                stretches.append(_Stretch(label, part))
-            elif label == last.label or _is_short(part):
-                last.readings.extend(part)
-            elif _is_short(last.readings):
-                stretches[-1] = _Stretch(label, last.readings + part)
-            else:
-                stretches.append(_Stretch(label, part))
-    return [_run(stretch.readings) for stretch in stretches]
-
-
-class _Stretch(NamedTuple):
-    label: str
-    readings: list[Reading]
-
-
-def _split_at_pauses(readings: Sequence[Reading]) -> list[list[Reading]]:
-    parts = [[readings[0]]]
-    for before, reading in itertools.pairwise(readings):
-        if reading.time_s - before.time_s > LONGEST_PAUSE_S:
-            parts.append([])
-        parts[-1].append(reading)
-    return parts
-
-
-def _is_short(readings: Sequence[Reading]) -> bool:
-    # A millisecond less, so that a stretch of just that length is not short by rounding.
-    return readings[-1].time_s - readings[0].time_s < SHORTEST_RUN_S - 0.001
-
-
-def _run(readings: Sequence[Reading]) -> Run:
-    label = Counter(reading.label for reading in readings).most_common(1)[0][0]
-    own = [reading.confidence for reading in readings if reading.label == label]
-    start_s, end_s = readings[0].time_s, readings[-1].time_s
-    return Run(readings[0].face_id, label, start_s, end_s, sum(own) / len(own))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,348 @@
+# Copyright 2026 The ferros developers
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The node on a real ROS graph: bad images, a server that comes and goes, its lifecycle."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, ListParameters
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from demo import clip, processes
+from demo.recorder import Recorder, recorder
+
+FACE_AT_S = 3.0
+WAIT_S = 20.0
+RELIABLE = {'qos_overrides./image.subscription.reliability': 'reliable'}
+
+
+class Graph:
+    """A recorder with a camera of its own, that publishes what the test wants."""
+
+    def __init__(self, heard: Recorder) -> None:
+        self.heard = heard
+        qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        self.publisher = heard.create_publisher(Image, 'image', qos)
+        self.stamp_ns = 1_000_000_000_000
+
+    def publish(self, image: Any, encoding: str = 'bgr8', **changes: Any) -> int:
+        """Publish one image 33 ms after the last; return its stamp."""
+        self.stamp_ns += 33_000_000
+        message = image_message(image, encoding, changes.pop('stamp_ns', self.stamp_ns))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        self.publisher.publish(message)
+        return self.stamp_ns
+
+    def publish_until(self, image: Any, condition: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline_s, (
+                self.heard.diagnostic('link'),
+                self.heard.diagnostic('drops'),
+                [entry.message.label for entry in self.heard.emotions[-5:]],
+            )
+            self.publish(image)
+            time.sleep(0.033)
+
+    def newest(self) -> Any:
+        return self.heard.emotions[-1].message if self.heard.emotions else None
+
+    def wait_for_node(self) -> None:
+        found = self.heard.wait_until(
+            lambda: self.publisher.get_subscription_count() > 0, WAIT_S
+        )
+        assert found, 'the node did not subscribe'
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.heard.create_client(kind, name)
+        assert client.wait_for_service(WAIT_S)
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(WAIT_S)
+        return future.result()
+
+
+def image_message(image: Any, encoding: str, stamp_ns: int) -> Image:
+    message = Image()
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    message.header.frame_id = 'camera'
+    message.height, message.width = image.shape[:2]
+    message.encoding = encoding
+    message.step = image.nbytes // image.shape[0]
+    message.data = array.array('B', image.tobytes())
+    return message
+
+
+@pytest.fixture(scope='module')
+def happy() -> Any:
+    """Return an image with a smiling face."""
+    for time_s, image in clip.frames():
+        if time_s >= FACE_AT_S:
+            return image
+    raise AssertionError('the clip is too short')
+
+
+@pytest.fixture(scope='module')
+def domain_id() -> Iterator[int]:
+    with processes.own_domain() as domain_id:
+        yield domain_id
+
+
+@pytest.fixture(scope='module')
+def server_address(tmp_path_factory: pytest.TempPathFactory, domain_id: int) -> Iterator[str]:
+    log = tmp_path_factory.mktemp('server') / 'log'
+    with processes.server(log, processes.environment(domain_id)) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def running(log: Path, domain_id: int, **parameters: object) -> Iterator[Graph]:
+    environment = processes.environment(domain_id)
+    with (
+        recorder(domain_id) as heard,
+        processes.node(log, environment, **RELIABLE, **parameters) as node,
+    ):
+        yield Graph(heard)
+        assert node.poll() is None, log.read_text()
+    assert node.returncode == 0, log.read_text()
+    assert 'Traceback' not in log.read_text()
+
+
+def test_bad_images_are_counted_and_the_next_good_one_works(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
+) -> None:
+    log = tmp_path / 'log'
+    with running(log, domain_id, server_address=server_address) as graph:
+        graph.wait_for_node()
+        bad: list[tuple[str, Callable[[], object]]] = [
+            ('image_unknown_encoding', lambda: graph.publish(happy, 'klingon8')),
+            ('image_zero_size', lambda: graph.publish(happy, data=array.array('B'), height=0)),
+            ('image_truncated', lambda: graph.publish(happy, data=array.array('B', b'123'))),
+            ('image_wrong_step', lambda: graph.publish(happy, step=7)),
+            (
+                'time_backwards',
+                lambda: graph.publish(happy, stamp_ns=graph.stamp_ns - 500_000_000),
+            ),
+        ]
+        for reason, publish in bad:
+            before = len(graph.heard.emotions)
+            graph.publish_until(
+                happy,
+                lambda: graph.newest() is not None and graph.newest().label == 'happiness',
+            )
+            for _ in range(3):
+                publish()
+                time.sleep(0.1)
+            counted = graph.heard.wait_until(
+                lambda reason=reason: int(  # type: ignore[misc]
+                    graph.heard.diagnostic('drops').get(reason, '0')
+                )
+                == 3,
+                WAIT_S,
+            )
+            assert counted, (reason, graph.heard.diagnostic('drops'))
+            graph.publish_until(
+                happy, lambda before=before: len(graph.heard.emotions) > before + 2  # type: ignore[misc]
+            )
+            assert graph.newest().label == 'happiness'
+    lines = log.read_text().splitlines()
+    for reason in ('klingon8', 'zero_size', 'truncated', 'wrong_step', 'stamp is not after'):
+        assert sum(reason in line for line in lines) == 1, f'{reason}: said once'
+
+
+def test_the_image_size_may_change_and_time_may_be_set_back(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
+) -> None:
+    def is_happy() -> bool:
+        return graph.newest() is not None and graph.newest().label == 'happiness'
+
+    with running(tmp_path / 'log', domain_id, server_address=server_address) as graph:
+        graph.wait_for_node()
+        graph.publish_until(happy, is_happy)
+        height, width = happy.shape[:2]
+        wider = np.ascontiguousarray(np.pad(happy, ((0, 0), (60, 60), (0, 0)), mode='edge'))
+        graph.publish_until(wider, lambda: is_happy() and graph.newest().header.stamp.sec > 1001)
+        first_id = graph.newest().face_id
+        graph.stamp_ns = 5_000_000_000
+        graph.publish_until(wider, lambda: is_happy() and graph.newest().header.stamp.sec < 100)
+        assert graph.newest().face_id != first_id
+    text = (tmp_path / 'log').read_text()
+    assert f'the image size changed from ({height}, {width}) to ({height}, {width + 120})' in text
+    assert 'the image stamps were set back' in text
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'mono8', 'bgra8'])
+def test_grey_and_colour_cameras_agree(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any, encoding: str
+) -> None:
+    import cv2
+
+    conversion = {
+        'rgb8': cv2.COLOR_BGR2RGB,
+        'mono8': cv2.COLOR_BGR2GRAY,
+        'bgra8': cv2.COLOR_BGR2BGRA,
+    }[encoding]
+    with running(tmp_path / 'log', domain_id, server_address=server_address) as graph:
+        graph.wait_for_node()
+        converted = cv2.cvtColor(happy, conversion)
+        deadline_s = time.monotonic() + WAIT_S
+        while not (graph.newest() is not None and graph.newest().label == 'happiness'):
+            assert time.monotonic() < deadline_s
+            graph.publish(converted, encoding)
+            time.sleep(0.033)
+
+
+def test_without_a_server_a_face_is_unknown_until_the_server_is_there(
+    tmp_path: Path, domain_id: int, happy: Any
+) -> None:
+    environment = processes.environment(domain_id)
+    with processes.server(tmp_path / 'first.log', environment) as (address, _):
+        pass
+    port = address.rpartition(':')[2]
+    with running(tmp_path / 'log', domain_id, server_address=address) as graph:
+        graph.wait_for_node()
+        graph.publish_until(happy, lambda: len(graph.heard.emotions) > 5)
+        message = graph.newest()
+        assert message.face_detected and message.face_id
+        assert (message.label, message.source, message.confidence) == ('unknown', message.NONE, 0)
+        assert len(message.probabilities) == 0
+        for name in ('second', 'third'):
+            log = tmp_path / f'{name}.log'
+            with processes.server(log, environment, '--port', port):
+                graph.publish_until(happy, lambda: graph.newest().label == 'happiness')
+            graph.publish_until(happy, lambda: graph.newest().label == 'unknown')
+    assert (tmp_path / 'log').read_text().count('connected to the server') == 2
+
+
+def test_while_the_server_hangs_a_face_is_unknown_and_no_old_answer_follows(
+    tmp_path: Path, domain_id: int, happy: Any
+) -> None:
+    environment = processes.environment(domain_id)
+    with processes.server(tmp_path / 'server.log', environment) as (address, server):
+        with running(tmp_path / 'log', domain_id, server_address=address) as graph:
+            graph.wait_for_node()
+            graph.publish_until(
+                happy, lambda: graph.newest() is not None and graph.newest().label == 'happiness'
+            )
+            server.send_signal(signal.SIGSTOP)
+            try:
+                graph.publish_until(happy, lambda: graph.newest().label == 'unknown')
+                resumed = len(graph.heard.emotions)
+            finally:
+                server.send_signal(signal.SIGCONT)
+            graph.publish_until(happy, lambda: graph.newest().label == 'happiness')
+        for entry in graph.heard.emotions[resumed:]:
+            assert entry.message.age.sec < 1, 'what was queued is too old to be news'
+
+
+def test_a_silent_camera_is_an_error_and_nothing_is_published(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
+) -> None:
+    with running(tmp_path / 'log', domain_id, server_address=server_address) as graph:
+        graph.wait_for_node()
+        graph.publish_until(happy, lambda: len(graph.heard.emotions) > 3)
+        time.sleep(1.5)
+        before = len(graph.heard.emotions)
+        silent = graph.heard.wait_until(
+            lambda: 'no image for' in graph.heard.diagnostic('camera').get('message', ''), WAIT_S
+        )
+        assert silent and graph.heard.diagnostic('camera')['level'] == '2'
+        assert len(graph.heard.emotions) == before
+
+
+def test_a_lifecycle_manager_can_drive_the_node(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
+) -> None:
+    with running(
+        tmp_path / 'log', domain_id, server_address=server_address, autostart=False
+    ) as graph:
+
+        def change(transition_id: int) -> bool:
+            request = ChangeState.Request(transition=Transition(id=transition_id))
+            return bool(graph.call(ChangeState, '/emotion_node/change_state', request).success)
+
+        def state() -> str:
+            answer = graph.call(GetState, '/emotion_node/get_state', GetState.Request())
+            return str(answer.current_state.label)
+
+        assert state() == 'unconfigured'
+        for _ in range(2):
+            assert change(Transition.TRANSITION_CONFIGURE)
+            assert change(Transition.TRANSITION_ACTIVATE)
+            assert state() == 'active'
+            graph.wait_for_node()
+            before = len(graph.heard.emotions)
+            graph.publish_until(
+                happy,
+                lambda before=before: len(graph.heard.emotions) > before  # type: ignore[misc]
+                and graph.newest().label == 'happiness',
+            )
+            assert change(Transition.TRANSITION_DEACTIVATE)
+            gone = graph.heard.wait_until(
+                lambda: graph.publisher.get_subscription_count() == 0, WAIT_S
+            )
+            assert gone
+            assert change(Transition.TRANSITION_CLEANUP)
+            assert state() == 'unconfigured'
+
+
+def test_a_failing_transition_is_reported_and_leaves_the_node_unconfigured(
+    tmp_path: Path, domain_id: int
+) -> None:
+    log = tmp_path / 'log'
+    with running(
+        log, domain_id, autostart=False, detector='yunet', detector_model='/nowhere/yunet.onnx'
+    ) as graph:
+        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        assert not graph.call(ChangeState, '/emotion_node/change_state', request).success
+        answer = graph.call(GetState, '/emotion_node/get_state', GetState.Request())
+        assert answer.current_state.label == 'unconfigured'
+    assert '/nowhere/yunet.onnx' in log.read_text()
+
+
+def test_every_parameter_has_a_description_and_the_yaml_documents_all(
+    tmp_path: Path, domain_id: int, root: Path
+) -> None:
+    import yaml
+
+    content = yaml.safe_load((root / 'config/robot.yaml').read_text())
+    documented = content['/**']['ros__parameters']
+    with running(tmp_path / 'log', domain_id, autostart=False) as graph:
+        listed = graph.call(
+            ListParameters, '/emotion_node/list_parameters', ListParameters.Request()
+        ).result.names
+        of_rclpy = ('qos_overrides', 'use_sim_time', 'start_type_description_service')
+        ours = [name for name in listed if not name.startswith(of_rclpy)]
+        assert set(ours) == set(documented)
+        described = graph.call(
+            DescribeParameters,
+            '/emotion_node/describe_parameters',
+            DescribeParameters.Request(names=ours),
+        ).descriptors
+    assert all(len(descriptor.description) > 10 for descriptor in described)
