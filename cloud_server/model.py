@@ -18,8 +18,9 @@ The network on one page: a convolutional encoder per frame, an LSTM per face, an
     luma [N,1,S,S] -> Encoder -> features [N,F] = [frame logits (8) | embedding (E)]
     features, interval, face size, (h, c) -> Temporal -> logits [N,8], (h, c)
 
-The temporal head is a residual on the frame's logits and starts at zero, so that a face's first
-frame is judged as the encoder alone would judge it, and time can only be learnt as an improvement.
+The temporal head is a residual on the frame's logits that starts at zero and stays zero on the
+first frame of a face: that one is judged as by the encoder alone, and what time adds is learnt on
+top.
 Both halves carry their configuration inside their safetensors file.
 """
 
@@ -200,12 +201,17 @@ class Temporal(nn.Module):
         i, f, g, o = gates.chunk(4, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
-        return features[:, : self.classes] + self.head(h), h, c
+        return self._combine(features, h, interval_s), h, c
 
     def unroll(self, features: Tensor, interval_s: Tensor, face_size_px: Tensor) -> Tensor:
         """Run whole clips from zero state: [N,T,F], [N,T], [N,T] -> logits [N,T,8]."""
         states, _ = self.lstm(self.inputs(features, interval_s, face_size_px))
-        return features[..., : self.classes] + cast('Tensor', self.head(states))
+        return self._combine(features, states, interval_s)
+
+    def _combine(self, features: Tensor, h: Tensor, interval_s: Tensor) -> Tensor:
+        """Add what time says, of which a first frame (interval 0) has none."""
+        known = (interval_s > 0).float().unsqueeze(-1)
+        return features[..., : self.classes] + cast('Tensor', self.head(h)) * known
 
 
 def multiply_adds(encoder: Encoder) -> int:

@@ -25,6 +25,7 @@ from cloud_server.model_info import ModelInfo
 
 MAX_FACE_ID_CHARS = 32
 NS_PER_S = 1_000_000_000
+SHORTEST_INTERVAL_NS = 1_000_000
 NS_PER_MS = 1_000_000
 
 Floats = NDArray[np.float32]
@@ -85,7 +86,8 @@ class Face:
         if gap_ns is None or not 0 <= gap_ns <= rule.gap_ns(interval_ms):
             zero = np.zeros_like(self.h)
             return Step(0.0, zero, zero, True)
-        return Step(gap_ns / NS_PER_S, self.h, self.c, False)
+        # An interval of 0 is the model's word for a first frame: one image sent twice is none.
+        return Step(max(gap_ns, SHORTEST_INTERVAL_NS) / NS_PER_S, self.h, self.c, False)
 
     def advance(self, stamp_ns: int, h: Floats, c: Floats) -> None:
         """Keep the state after a step."""

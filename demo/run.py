@@ -106,9 +106,9 @@ def _play(source: str, limit_s: float, logs: dict[str, Path]) -> Recorder:
         if not connected or child.poll() is not None:
             raise RuntimeError(f'the node did not connect:\n{_tail(logs["node"])}')
         print(f'node connected, {heard.diagnostic("link")["model"]}; playing {source}')
-        with processes.player(
-            source, logs['player'], environment, '--transport', 'compressed', *limit
-        ) as camera:
+        # The node and the recorder.
+        arguments = ['--transport', 'compressed', '--wait-for-subscribers', '2', *limit]
+        with processes.player(source, logs['player'], environment, *arguments) as camera:
             _watch(heard, camera)
         if camera.returncode:
             raise RuntimeError(f'the camera failed:\n{_tail(logs["player"])}')

@@ -76,8 +76,8 @@ class PlayerConfig:
     jpeg_quality: int = 90
     # A reliable publisher also serves subscribers that ask for best effort.
     reliable: bool = True
-    # Begin when somebody listens, but at the latest after wait_timeout_s.
-    wait_for_subscriber: bool = True
+    # Begin when so many listen, but at the latest after wait_timeout_s; 0: at once.
+    wait_for_subscribers: int = 1
     wait_timeout_s: float = 10.0
     # now: the ROS clock at publication. original: a bag's own. auto: original for a bag, else now.
     stamps: str = 'auto'
@@ -91,6 +91,8 @@ class PlayerConfig:
         _expect('stamps', self.stamps, self.stamps in _STAMPS, 'auto, now or original')
         _expect('rate_hz', self.rate_hz, 0 < self.rate_hz <= 1000, 'above 0, at most 1000')
         _expect('max_seconds', self.max_seconds, self.max_seconds >= 0, '0 or more')
+        waited_for = self.wait_for_subscribers
+        _expect('wait_for_subscribers', waited_for, waited_for >= 0, '0 or more')
         _expect('wait_timeout_s', self.wait_timeout_s, self.wait_timeout_s >= 0, '0 or more')
         _expect('jpeg_quality', self.jpeg_quality, 1 <= self.jpeg_quality <= 100, '1 to 100')
 
@@ -240,11 +242,13 @@ def _spin_until(executor: SingleThreadedExecutor, when_s: float) -> None:
         executor.spin_once(timeout_sec=remaining_s)
 
 
-def _wait_for_subscriber(node: CameraPlayer, executor: SingleThreadedExecutor) -> None:
+def _wait_for_subscribers(node: CameraPlayer, executor: SingleThreadedExecutor) -> None:
     deadline_s = time.monotonic() + node.config.wait_timeout_s
-    while rclpy.ok() and not node.publisher.get_subscription_count():
+    wanted = node.config.wait_for_subscribers
+    while rclpy.ok() and (count := node.publisher.get_subscription_count()) < wanted:
         if time.monotonic() >= deadline_s:
-            node.get_logger().warning(f'nobody listens to {node.publisher.topic_name}')
+            listeners = f'only {count} of {wanted} listen' if count else 'nobody listens'
+            node.get_logger().warning(f'{listeners} to {node.publisher.topic_name}')
             return
         _spin_until(executor, time.monotonic() + 0.05)
     _spin_until(executor, time.monotonic() + _SETTLE_S)
@@ -274,8 +278,8 @@ def run(arguments: PlayerConfig) -> None:
         f'{source.description}, {config.transport} on {node.publisher.topic_name}'
     )
     try:
-        if config.wait_for_subscriber:
-            _wait_for_subscriber(node, executor)
+        if config.wait_for_subscribers:
+            _wait_for_subscribers(node, executor)
     except ExternalShutdownException:
         return
     node.get_logger().info(play(node, source, executor))

@@ -41,10 +41,11 @@ from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 
@@ -71,6 +72,8 @@ EMOTION_QOS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 DIAGNOSTICS_PERIOD_S = 1.0
+# For a callback that is under way when the node is told to stop.
+SHUTDOWN_S = 2.0
 
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
@@ -448,7 +451,11 @@ def _emotion(observation: Observation, now_ns: int) -> Emotion:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until it is told to stop; return the exit code."""
-    rclpy.init(args=arguments)
+    # rclpy's own handlers would end the context under the worker that still publishes.
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
     try:
         node = EmotionNode()
     except Exception as error:
@@ -456,24 +463,42 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'emotion_node: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
     try:
-        if node.autostart:
-            success = TransitionCallbackReturn.SUCCESS
-            if node.trigger_configure() != success or node.trigger_activate() != success:
-                return 1
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        return _run(node, stop)
     finally:
-        # A second Ctrl-C must not cut the clean end short.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        node.close()
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+
+
+def _run(node: EmotionNode, stop: threading.Event) -> int:
+    """Spin the node in a thread until stop is set; the main thread is the one signals reach."""
+    success = TransitionCallbackReturn.SUCCESS
+    if node.autostart and (
+        node.trigger_configure() != success or node.trigger_activate() != success
+    ):
+        node.close()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    failures: list[BaseException] = []
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            stop.set()
+
+    spinner = threading.Thread(target=spin, name='ferros-executor', daemon=True)
+    spinner.start()
+    stop.wait()
+    executor.shutdown(SHUTDOWN_S)
+    spinner.join(SHUTDOWN_S)
+    node.close()
+    for failure in failures:
+        logging.getLogger('ferros.node').error('the executor failed', exc_info=failure)
+    return 1 if failures else 0
 
 
 if __name__ == '__main__':

@@ -24,8 +24,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What a test file needs besides what it imports itself: the cloud half is optional on a robot.
-NEEDS = {'cloud_server': 'onnxruntime', 'demo': 'matplotlib', 'tiny_model': 'onnx'}
+# What parts of ours need: the cloud half is optional on a robot.
+NEEDS = {'cloud_server': 'onnxruntime', 'demo.processes': 'onnxruntime', 'tiny_model': 'onnx'}
+
+
+def _is_used(part: str, imported: set[str]) -> bool:
+    return any(f'{name}.'.startswith(f'{part}.') for name in imported)
 
 
 def _missing(path: Path) -> set[str]:
@@ -33,10 +37,11 @@ def _missing(path: Path) -> set[str]:
     imported = set()
     for statement in ast.parse(path.read_text(encoding='utf-8')).body:
         if isinstance(statement, ast.Import):
-            imported |= {name.name.partition('.')[0] for name in statement.names}
+            imported |= {name.name for name in statement.names}
         elif isinstance(statement, ast.ImportFrom) and not statement.level:
-            imported.add(str(statement.module).partition('.')[0])
-    needed = imported | {NEEDS[name] for name in imported & NEEDS.keys()}
+            imported |= {f'{statement.module}.{name.name}' for name in statement.names}
+    needed = {name.partition('.')[0] for name in imported}
+    needed |= {module for part, module in NEEDS.items() if _is_used(part, imported)}
     ours = {path.stem for path in Path(__file__).parent.glob('*.py')}
     return {name for name in needed - ours if importlib.util.find_spec(name) is None}
 

@@ -65,9 +65,9 @@ def play(source: Path, logs: Path, domain_id: int, address: str, *arguments: str
         ) as node,
     ):
         assert heard.wait_until(heard.is_connected, 30), log.read_text()
-        with processes.player(
-            str(source), log, environment, '--transport', 'compressed', *arguments
-        ) as camera:
+        # The node and the recorder.
+        all_arguments = ('--transport', 'compressed', '--wait-for-subscribers', '2', *arguments)
+        with processes.player(str(source), log, environment, *all_arguments) as camera:
             assert camera.wait(60) == 0, log.read_text()
         time.sleep(1)
     assert node.returncode == 0, log.read_text()

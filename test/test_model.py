@@ -76,10 +76,22 @@ def test_an_untrained_lstm_leaves_the_frames_answer_alone(encoder: Encoder) -> N
     torch.testing.assert_close(logits, encoder.logits(features))
 
 
+def test_a_first_frame_is_the_encoders_answer_whatever_the_lstm_has_learnt(
+    encoder: Encoder, temporal: Temporal
+) -> None:
+    features = encoder(torch.from_numpy(faces(6)).unsqueeze(1))
+    state, side_px = torch.zeros(6, SMALL_TEMPORAL.state_size), torch.full((6,), 24.0)
+    first, h, c = temporal(features, torch.zeros(6), side_px, state, state)
+    torch.testing.assert_close(first, encoder.logits(features))
+    second, _, _ = temporal(features, torch.full((6,), 0.1), side_px, h, c)
+    assert not torch.allclose(second, first)
+
+
 def test_step_by_step_gives_what_the_whole_clip_gives(temporal: Temporal) -> None:
     torch.manual_seed(6)
     features = torch.randn(3, 9, SMALL.feature_size)
     interval_s, side_px = torch.rand(3, 9), torch.randint(12, 49, (3, 9)).float()
+    interval_s[:, 0] = 0
     whole = temporal.unroll(features, interval_s, side_px)
     h = c = torch.zeros(3, SMALL_TEMPORAL.state_size)
     for frame in range(9):

@@ -252,13 +252,13 @@ def test_the_lstm_sees_clips_thinned_and_begun_late_but_judges_them_whole() -> N
         side_px=np.full(30, 48, np.float32), target=torch.zeros(30, 8), weight=torch.ones(30),
         starts=np.array([0, 20, 30]), ticks=20,
     )
-    whole = video.gather(footage, np.array([0, 1]), 0.0, None)
+    whole = video.gather(footage, np.array([0, 1]), None)
     assert whole.rows.shape == (2, 20) and (whole.rows[1, 10:] == -1).all()
     torch.testing.assert_close(whole.hold.sum(1), torch.ones(2))
     assert (whole.hold[1, 10:] == 0).all()
     assert whole.interval_s[1, 0] == 0 and whole.interval_s[1, 1] == pytest.approx(2 / 30)
     seen = {
-        tuple(video.gather(footage, np.array([0]), 0.0, np.random.default_rng(seed)).rows[0]
+        tuple(video.gather(footage, np.array([0]), np.random.default_rng(seed)).rows[0]
               .tolist()) for seed in range(20)
     }
     assert len(seen) > 5

@@ -63,4 +63,4 @@ done
 # shellcheck disable=SC2086  # a list of files
 exec env -i PATH=/usr/bin:/bin HOME="$HOME" LANG=C.UTF-8 PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1 \
     ${FERROS_TEST_DATA:+"FERROS_TEST_DATA=$FERROS_TEST_DATA"} \
-    /usr/bin/python3 -m pytest -p no:cacheprovider -W ignore::pytest.PytestConfigWarning $tests
+    /usr/bin/python3 -m pytest --no-header -p no:cacheprovider -W ignore::pytest.PytestConfigWarning $tests

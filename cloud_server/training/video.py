@@ -69,7 +69,6 @@ class VideoConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    first_frame_weight: float = 0.15  # of a clip's weight, besides the time it is held
     state_size: int = 128
     projection_size: int = 16
     dropout: float = 0.2
@@ -156,8 +155,7 @@ class Batch:
 
 
 def gather(
-    footage: Footage, clips: npt.NDArray[np.int64], first_frame_weight: float,
-    rng: np.random.Generator | None,
+    footage: Footage, clips: npt.NDArray[np.int64], rng: np.random.Generator | None
 ) -> Batch:
     """
     Put clips side by side.
@@ -165,7 +163,6 @@ def gather(
     Args:
         footage: where the frames are.
         clips: [N], which clips.
-        first_frame_weight: what the first frame counts besides the time its label is held.
         rng: begins half of the clips later and thins a third of them, so that many faces are
             first seen mid-clip; None takes the clips whole.
 
@@ -192,7 +189,6 @@ def gather(
         interval_s[index, 1 : len(rows)] = np.diff(ticks) / CLOCK_HZ
         held = np.diff(ticks, append=footage.ticks)
         hold[index, : len(rows)] = held / held.sum()
-        hold[index, 0] += first_frame_weight
     return Batch(torch.from_numpy(table), torch.from_numpy(interval_s), torch.from_numpy(hold))
 
 
@@ -240,7 +236,7 @@ class Trainer:
         losses = []
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            batch = gather(footage, chosen, config.first_frame_weight, rng)
+            batch = gather(footage, chosen, rng)
             loss = loss_of(self.temporal, footage, batch, self.device)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -256,8 +252,7 @@ class Trainer:
         self.temporal.eval()
         losses = [
             float(loss_of(self.temporal, footage, gather(
-                footage, np.arange(start, min(start + 64, len(footage))),
-                self.config.first_frame_weight, None), self.device))
+                footage, np.arange(start, min(start + 64, len(footage))), None), self.device))
             for start in range(0, len(footage), 64)
         ]
         loss = float(np.mean(losses))
