@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import logging
 import math
@@ -74,6 +75,8 @@ EMOTION_QOS = QoSProfile(
 DIAGNOSTICS_PERIOD_S = 1.0
 # For a callback that is under way when the node is told to stop.
 SHUTDOWN_S = 2.0
+# For the whole end.
+SHUTDOWN_LIMIT_S = 8.0
 
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
@@ -493,6 +496,8 @@ def _run(node: EmotionNode, stop: threading.Event) -> int:
     spinner = threading.Thread(target=spin, name='ferros-executor', daemon=True)
     spinner.start()
     stop.wait()
+    # What hangs in here would hang its launcher too: it is ended, and its stacks say where.
+    faulthandler.dump_traceback_later(SHUTDOWN_LIMIT_S, exit=True)
     executor.shutdown(SHUTDOWN_S)
     spinner.join(SHUTDOWN_S)
     node.close()
