@@ -286,16 +286,9 @@ def train(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `train-image`."""
-    parser.add_argument('--data', type=Path, required=True, help='FER+: folder, zip or CSV pair')
-    parser.add_argument('--out', type=Path, required=True,
-                        help='folder for weights and checkpoint; started again, it continues')
-    parser.add_argument('--config', type=Path, help='YAML of settings (config/train_image.yaml)')
+    settings.add_arguments(parser, 'config/train_image.yaml')
     parser.add_argument('--start', type=Path,
                         help='encoder.safetensors to begin from instead of from scratch')
-    parser.add_argument('--epochs', type=int)
-    parser.add_argument('--seed', type=int)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
-    parser.add_argument('--threads', type=int, help='CPU threads; default: all cores')
 
 
 def run(args: argparse.Namespace) -> int:

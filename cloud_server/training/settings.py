@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping
@@ -81,6 +82,18 @@ def digest(settings: Any) -> str:
     """Return a short fingerprint: a checkpoint continues only under the settings it began with."""
     text = json.dumps(asdict(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def add_arguments(parser: argparse.ArgumentParser, config_file: str) -> None:
+    """Declare the options that every training has; config_file is an example of --config."""
+    parser.add_argument('--data', type=Path, required=True, help='FER+: folder, zip or CSV pair')
+    parser.add_argument('--out', type=Path, required=True,
+                        help='folder for weights and checkpoint; started again, it continues')
+    parser.add_argument('--config', type=Path, help=f'YAML of settings ({config_file})')
+    parser.add_argument('--epochs', type=int)
+    parser.add_argument('--seed', type=int)
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
+    parser.add_argument('--threads', type=int, help='CPU threads; default: all cores')
 
 
 def pick_device(name: str) -> torch.device:

@@ -332,17 +332,10 @@ def train(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `train-video`."""
-    parser.add_argument('--data', type=Path, required=True, help='FER+: folder, zip or CSV pair')
+    settings.add_arguments(parser, 'config/train_video.yaml')
     parser.add_argument('--encoder', type=Path, required=True,
                         help='encoder.safetensors of train-image')
-    parser.add_argument('--out', type=Path, required=True,
-                        help='folder for weights and checkpoint; started again, it continues')
-    parser.add_argument('--config', type=Path, help='YAML of settings (config/train_video.yaml)')
-    parser.add_argument('--epochs', type=int)
     parser.add_argument('--clips', type=int)
-    parser.add_argument('--seed', type=int)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
-    parser.add_argument('--threads', type=int, help='CPU threads; default: all cores')
 
 
 def run(args: argparse.Namespace) -> int:
