@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -124,7 +125,13 @@ class RobotConfig:
 def is_loopback(address: str) -> bool:
     """Tell whether host:port is on this machine."""
     host = address.rpartition(':')[0].strip('[]')
-    return host in ('localhost', '::1') or host.startswith('127.')
+    if host == 'localhost':
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # A name that merely looks like such an address may lead anywhere.
+        return False
 
 
 def parameter(name: str) -> Parameter:

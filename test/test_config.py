@@ -40,6 +40,7 @@ def test_the_defaults_are_a_valid_configuration() -> None:
         ('server_address', 'localhost', 'host:port'),
         ('server_address', 'localhost:0', 'host:port'),
         ('server_address', 'cloud.example.org:50051', 'insecure'),
+        ('server_address', '127.0.0.1.example.org:50051', 'insecure'),
         ('camera', 'c' * 65, '64 characters'),
         ('insecure', 'yes', 'bool'),
     ],
