@@ -28,11 +28,11 @@ TESTS ?=
 ENV := . .venv/env.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-dev demo serve test test-apt lint proto messages lock clean
+.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke lint proto messages lock clean
 
 help: ## this list
 	@echo 'usage: make <target>'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 setup: setup-dev ## everything that demo, tests and training need, into .venv
 
@@ -57,6 +57,9 @@ test: setup-dev ## all tests [TESTS=arguments for pytest]
 
 test-apt: ## the robot half on the packages of Debian or Ubuntu, without .venv and without ROS
 	@sh tools/test_apt.sh
+
+study-smoke: setup-dev ## every command of the study, on generated data: its figures mean nothing
+	@$(ENV) python test/study_smoke.py
 
 lint: setup-dev ## ruff, mypy (strict), package.xml
 	@$(ENV) ruff check . && mypy && python tools/check_manifests.py

@@ -29,7 +29,10 @@ CLOUD = [
     'pyyaml>=5.4',
     'tqdm>=4.60',
 ]
-TRAIN = [*CLOUD, 'onnx>=1.15', 'onnxscript>=0.1', 'safetensors>=0.4', 'torch>=2.5']
+TRAIN = [
+    *CLOUD, 'jinja2>=3', 'onnx>=1.15', 'onnxscript>=0.1', 'optuna>=4.2', 'safetensors>=0.4',
+    'scipy>=1.9', 'torch>=2.5',
+]
 
 setup(
     name='ferros',
@@ -43,7 +46,8 @@ setup(
         include=['ferros', 'ferros.*', 'ferros_proto', 'cloud_server', 'cloud_server.*']),
     package_data={
         'cloud_server': [
-            'weights/*/*.onnx', 'weights/*/*.json', 'weights/*/*.md', 'weights/*/LICENSE'],
+            'training/*.j2', 'weights/*/*.onnx', 'weights/*/*.json', 'weights/*/*.md',
+            'weights/*/LICENSE'],
         'ferros': ['models/*'],
         'ferros_proto': ['*.pyi'],
     },

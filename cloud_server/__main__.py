@@ -29,10 +29,18 @@ COMMANDS = {
     'evaluate': ('cloud_server.training.evaluate', 'measure a model on a data set'),
     'train-image': ('cloud_server.training.image', 'train the encoder on images of faces'),
     'train-video': ('cloud_server.training.video', 'train the temporal part on clips of faces'),
+    'search': ('cloud_server.training.search', 'search hyper-parameters of train-image'),
+    'report': ('cloud_server.training.report', 'one page of all that was run'),
+    'operating-points': (
+        'cloud_server.training.operating_points', 'measure what the sender steers by'),
     'export': ('cloud_server.training.export', 'write the graphs that serve computes'),
+    'card': ('cloud_server.training.card', 'write the model card from the figures measured'),
+    'export-fallback': ('cloud_server.training.fallback', "write the robot's small model"),
+    'evaluate-fallback': (
+        'cloud_server.training.evaluate_fallback', "measure the robot's small model"),
 }
 # What is installed for training and development only.
-TRAINING_MODULES = ('torch', 'onnx', 'onnxscript', 'safetensors')
+TRAINING_MODULES = ('jinja2', 'torch', 'onnx', 'onnxscript', 'optuna', 'safetensors', 'scipy')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

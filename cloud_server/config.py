@@ -22,6 +22,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cloud_server.model_info import PRECISIONS
+
 DEFAULT_MODEL = Path(__file__).resolve().parent / 'weights' / 'default'
 ENVIRONMENT_PREFIX = 'FERROS_'
 LOG_LEVELS = ('debug', 'info', 'warning', 'error')
@@ -40,6 +42,7 @@ ABOUT = {
     'port': About('port to listen on; 0: any free one', 0, 65535),
     'insecure': About('let other machines connect, without encryption'),
     'model': About('model folder'),
+    'precision': About('of the encoder: ' + ', '.join(PRECISIONS)),
     'threads': About('cores that compute one batch', 1, 1024),
     'slots': About('batches that are computed at one time', 1, 64),
     'max_batch': About('faces in one batch', 1, 4096),
@@ -73,6 +76,7 @@ class ServerConfig:
     port: int = 50051
     insecure: bool = False
     model: Path = DEFAULT_MODEL
+    precision: str = 'fp32'
     threads: int = 1
     slots: int = 2
     max_batch: int = 32
@@ -92,6 +96,8 @@ class ServerConfig:
         problems = _range_problems(self)
         if self.log_level not in LOG_LEVELS:
             problems.append(f'log_level is {self.log_level!r}, expected one of {LOG_LEVELS}')
+        if self.precision not in PRECISIONS:
+            problems.append(f'precision is {self.precision!r}, expected one of {PRECISIONS}')
         if not self.insecure and not is_loopback(self.host):
             problems.append(
                 f'host is {self.host!r}, which other machines can reach, without encryption:'

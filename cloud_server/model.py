@@ -18,15 +18,15 @@ The network on one page: a convolutional encoder per frame, an LSTM per face, an
     luma [N,1,S,S] -> Encoder -> features [N,F] = [frame logits (8) | embedding (E)]
     features, interval, face size, (h, c) -> Temporal -> logits [N,8], (h, c)
 
-The temporal head is a residual on the frame's logits that starts at zero and stays zero on the
-first frame of a face: that one is judged as by the encoder alone, and what time adds is learnt on
-top.
+The first frame of a face is judged as by the encoder alone; what time adds is learnt on top of a
+running average of the frames' distributions.
 Both halves carry their configuration inside their safetensors file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,7 +41,8 @@ from torch.nn import functional
 LABELS = (
     'neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt',
 )
-FORMAT = 1  # of the weight files; raised when a stored network can no longer be read
+# Of the weight files, by kind; raised when a stored network can no longer be read.
+FORMATS = {'encoder': 1, 'temporal': 2}
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,35 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """One LSTM layer over the frame's logits and a small projection of its embedding."""
+    """One LSTM layer over the frame's logits and, if wanted, a projection of its embedding."""
 
     labels: tuple[str, ...] = LABELS
     embedding_size: int = 256
-    projection_size: int = 16
-    state_size: int = 128
+    projection_size: int = 0  # 0: logits alone, which every encoder of these labels gives
+    units: int = 128
     dropout: float = 0.2
+    average_s: float = 0.3  # time constant of the running average, where the training begins
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built."""
-        if not 1 <= self.state_size <= 1024:
-            raise ValueError(f'state_size must be in 1..1024, got {self.state_size}')
-        if min(self.embedding_size, self.projection_size) < 1:
-            raise ValueError(f'every size must be at least 1: {self}')
+        if not 1 <= self.units <= 1024:
+            raise ValueError(f'units must be in 1..1024, got {self.units}')
+        if self.embedding_size < 1 or self.projection_size < 0:
+            raise ValueError(f'embedding_size must be at least 1, projection_size 0: {self}')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout must be in [0, 1), got {self.dropout}')
+        if not self.average_s > 0:
+            raise ValueError(f'average_s must be above 0, got {self.average_s}')
 
     @property
     def feature_size(self) -> int:
         """F: the same as the encoder's."""
         return len(self.labels) + self.embedding_size
+
+    @property
+    def state_size(self) -> int:
+        """S: the LSTM's units, and the running average beside its cells."""
+        return self.units + len(self.labels)
 
 
 class Block(nn.Module):
@@ -154,20 +163,32 @@ class Encoder(nn.Module):
 
 
 class Temporal(nn.Module):
-    """One face over time: one step per frame, state since the last reset."""
+    """
+    One face over time: one step per frame, state since the last reset.
+
+    The frames' distributions run into an average, and the LSTM says of each frame how far to move
+    it: by a gate that starts at an exponential average's 1 - exp(-interval / average_s), and by a
+    residual that starts at zero. So the training begins at the best simple method, whatever the
+    frame rate is, and learns what that one cannot do.
+    """
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
         self.config = config
         self.classes = len(config.labels)
-        self.project = nn.Linear(config.embedding_size, config.projection_size)
+        self.project: nn.Module = nn.Identity()
+        if config.projection_size:
+            self.project = nn.Linear(config.embedding_size, config.projection_size)
         self.dropout = nn.Dropout(config.dropout)
         self.lstm = nn.LSTM(
-            self.classes + config.projection_size + 2, config.state_size, batch_first=True
+            self.classes + config.projection_size + 2, config.units, batch_first=True
         )
-        self.head = nn.Linear(config.state_size, self.classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(config.units, self.classes)
+        self.gate = nn.Linear(config.units, 1)
+        self.log_average_s = nn.Parameter(torch.tensor(math.log(config.average_s)))
+        for layer in (self.head, self.gate):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def inputs(self, features: Tensor, interval_s: Tensor, face_size_px: Tensor) -> Tensor:
         """Return what the LSTM sees: features [...,F], times and sizes [...] -> [...,I]."""
@@ -175,8 +196,10 @@ class Temporal(nn.Module):
         # Interval 0 (a reset) is log 0.01 s, well apart from 30 fps; typical values are near 0.
         elapsed = (torch.log(interval_s + 0.01) + 2.0).unsqueeze(-1)
         size = torch.log(face_size_px.clamp(min=1.0) / 32.0).unsqueeze(-1)
-        quality = torch.tanh(self.project(self.dropout(embedding)))
-        return torch.cat((torch.log_softmax(logits, -1) / 2.0, quality, elapsed, size), -1)
+        parts = [torch.log_softmax(logits, -1).clamp(min=-8.0) / 2.0, elapsed, size]
+        if self.config.projection_size:
+            parts.append(torch.tanh(self.project(self.dropout(embedding))))
+        return torch.cat(parts, -1)
 
     def forward(
         self, features: Tensor, interval_s: Tensor, face_size_px: Tensor, h: Tensor, c: Tensor
@@ -188,30 +211,54 @@ class Temporal(nn.Module):
             features: [N,F] of this frame.
             interval_s: [N] seconds since the face's previous frame, 0 after a reset.
             face_size_px: [N] side of the crop as it was sent.
-            h: [N,H], zero after a reset.
-            c: [N,H], zero after a reset.
+            h: [N,S], zero after a reset; beyond the units it carries nothing.
+            c: [N,S], zero after a reset; beyond the units it carries the average.
 
         Returns:
-            logits [N,8], h [N,H], c [N,H].
+            logits [N,8], h [N,S], c [N,S].
 
         """
+        units = self.config.units
         x = self.inputs(features, interval_s, face_size_px)
         w_x, w_h, b_x, b_h = self.lstm.all_weights[0]
-        gates = functional.linear(x, w_x, b_x) + functional.linear(h, w_h, b_h)
+        gates = functional.linear(x, w_x, b_x) + functional.linear(h[:, :units], w_h, b_h)
         i, f, g, o = gates.chunk(4, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        return self._combine(features, h, interval_s), h, c
+        cells = torch.sigmoid(f) * c[:, :units] + torch.sigmoid(i) * torch.tanh(g)
+        state = torch.sigmoid(o) * torch.tanh(cells)
+        average = c[:, units:]
+        share = self._share(state, interval_s)
+        average = average + share * (self._distribution(features) - average)
+        return (
+            self._logits(average, state, interval_s),
+            torch.cat((state, h[:, units:]), 1), torch.cat((cells, average), 1),
+        )
 
     def unroll(self, features: Tensor, interval_s: Tensor, face_size_px: Tensor) -> Tensor:
         """Run whole clips from zero state: [N,T,F], [N,T], [N,T] -> logits [N,T,8]."""
         states, _ = self.lstm(self.inputs(features, interval_s, face_size_px))
-        return self._combine(features, states, interval_s)
+        states = self.dropout(states)
+        shares = self._share(states, interval_s)
+        seen = self._distribution(features)
+        average = torch.zeros_like(seen[:, 0])
+        averages = []
+        for share, now in zip(shares.unbind(1), seen.unbind(1), strict=True):
+            average = average + share * (now - average)
+            averages.append(average)
+        return self._logits(torch.stack(averages, 1), states, interval_s)
 
-    def _combine(self, features: Tensor, h: Tensor, interval_s: Tensor) -> Tensor:
-        """Add what time says, of which a first frame (interval 0) has none."""
+    def _distribution(self, features: Tensor) -> Tensor:
+        return torch.softmax(features[..., : self.classes], -1)
+
+    def _share(self, state: Tensor, interval_s: Tensor) -> Tensor:
+        """Return how far [...,1] the average moves to this frame; a first frame is all of it."""
+        rate = (interval_s * torch.exp(-self.log_average_s)).clamp(max=20.0).unsqueeze(-1)
+        odds = (torch.exp(rate) - 1.0) * torch.exp(self.gate(state).clamp(-10.0, 10.0))
+        return torch.where(interval_s.unsqueeze(-1) > 0, odds / (1.0 + odds), 1.0)
+
+    def _logits(self, average: Tensor, state: Tensor, interval_s: Tensor) -> Tensor:
+        """Add what the LSTM says, of which a first frame (interval 0) has none."""
         known = (interval_s > 0).float().unsqueeze(-1)
-        return features[..., : self.classes] + cast('Tensor', self.head(h)) * known
+        return torch.log(average + 1e-6) + cast('Tensor', self.head(state)) * known
 
 
 def multiply_adds(encoder: Encoder) -> int:
@@ -263,10 +310,10 @@ def save_weights(
         tensors = {name: value.half() if value.is_floating_point() else value
                    for name, value in tensors.items()}
     kind = type(module).__name__.lower()
-    metadata = {'ferros': json.dumps(
-        {'format': FORMAT, 'kind': kind, 'config': asdict(module.config), 'about': dict(about)},
-        sort_keys=True,
-    )}
+    metadata = {'ferros': json.dumps({
+        'format': FORMATS[kind], 'kind': kind, 'config': asdict(module.config),
+        'about': dict(about),
+    }, sort_keys=True)}
     path.write_bytes(save(tensors, metadata))
 
 
@@ -305,11 +352,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 def _read_config(path: Path, kind: str, config: type[Config]) -> Config:
     stored = _read_metadata(path)
-    if stored.get('format') != FORMAT:
-        found = stored.get('format')
-        raise WeightsError(f'{path}: weight format {found}, this code reads {FORMAT}')
     if stored.get('kind') != kind:
         raise WeightsError(f'{path}: holds a {stored.get("kind")}, expected a {kind}')
+    if stored.get('format') != FORMATS[kind]:
+        raise WeightsError(f'{path}: a {kind} of weight format {stored.get("format")}, this code '
+                           f'reads {FORMATS[kind]}')
     known = {field.name for field in fields(config)}
     if unknown := set(stored['config']) - known:
         raise WeightsError(f'{path}: unknown settings {sorted(unknown)} in its configuration')

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ FORMAT = 1
 # The graphs of a model folder and what they do.
 ENCODER_FILE = 'encoder.onnx'
 TEMPORAL_FILE = 'temporal.onnx'
+# The encoder in each precision that can be served; a folder need not have those after the first.
+ENCODER_FILES = {'fp32': ENCODER_FILE, 'int8': 'encoder_int8.onnx'}
+PRECISIONS = tuple(ENCODER_FILES)
 # The field sizes of Welcome.model and of ferros_msgs/Emotion.
 MAX_DISPLAY_CHARS = 64
 MAX_LABELS = 16
@@ -63,6 +66,8 @@ class ModelInfo:
     unknown_below: float
     # File name -> hex digest of the files that are served.
     sha256: dict[str, str]
+    # Served label -> its place (valence, arousal), each -1..1; empty where it is not known.
+    affect: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def display(self) -> str:
@@ -96,8 +101,9 @@ class ModelInfo:
         except ValueError as error:
             raise ModelError(f'{path}: not JSON ({error})') from error
         info = cls.from_json(document, path)
-        for name in (ENCODER_FILE, TEMPORAL_FILE):
-            _check_digest(folder / name, info.sha256[name])
+        for name in (*ENCODER_FILES.values(), TEMPORAL_FILE):
+            if name in info.sha256:
+                _check_digest(folder / name, info.sha256[name])
         return info
 
     @classmethod
@@ -117,11 +123,12 @@ class ModelInfo:
             got = document.get('format')
             raise ModelError(f'{path}: format is {got!r}, this server reads format {FORMAT}')
         wrong = []
-        for field, (expected, is_valid) in _FIELDS.items():
-            if field not in document:
-                wrong.append(f'{field} is missing, expected {expected}')
-            elif not is_valid(document[field]):
-                wrong.append(f'{field} is {_short(document[field])}, expected {expected}')
+        for name, (expected, is_valid) in _FIELDS.items():
+            if name not in document:
+                if name not in _OPTIONAL:
+                    wrong.append(f'{name} is missing, expected {expected}')
+            elif not is_valid(document[name]):
+                wrong.append(f'{name} is {_short(document[name])}, expected {expected}')
         if not wrong:
             wrong = _contradictions(document)
         if wrong:
@@ -139,6 +146,8 @@ class ModelInfo:
             temperature=tuple((float(size), float(t)) for size, t in document['temperature']),
             unknown_below=float(document['unknown_below']),
             sha256=dict(document['sha256']),
+            affect={label: (float(place[0]), float(place[1]))
+                    for label, place in document.get('affect', {}).items()},
         )
 
 
@@ -153,6 +162,19 @@ def _contradictions(document: dict[str, Any]) -> list[str]:
         wrong.append(f'masked_labels {strangers} are not among labels')
     if len(document['labels']) - len(document['masked_labels']) < 2:
         wrong.append('masked_labels leaves fewer than 2 labels to serve')
+    return wrong + _affect_problems(document)
+
+
+def _affect_problems(document: dict[str, Any]) -> list[str]:
+    """Return what is wrong with affect: a mean over a part of the labels would mean nothing."""
+    affect, wrong = document.get('affect', {}), []
+    strangers = [label for label in affect if label not in document['labels']]
+    if strangers:
+        wrong.append(f'affect has {strangers}, which are not among labels')
+    served = [label for label in document['labels'] if label not in document['masked_labels']]
+    missing = [label for label in served if label not in affect]
+    if affect and missing:
+        wrong.append(f'affect lacks {missing}, expected every label that is served')
     return wrong
 
 
@@ -207,11 +229,20 @@ def _is_temperature(value: Any) -> bool:
     return sizes == sorted(set(sizes))
 
 
-def _are_digests(value: Any) -> bool:
+def _is_affect(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(value.get(name), str) and len(value[name]) == 64
-        for name in (ENCODER_FILE, TEMPORAL_FILE)
+        isinstance(place, list)
+        and len(place) == 2
+        and all(_is_number(number) and -1 <= number <= 1 for number in place)
+        for place in value.values()
     )
+
+
+def _are_digests(value: Any) -> bool:
+    if not isinstance(value, dict) or not {ENCODER_FILE, TEMPORAL_FILE} <= set(value):
+        return False
+    known = [value[name] for name in (*ENCODER_FILES.values(), TEMPORAL_FILE) if name in value]
+    return all(isinstance(digest, str) and len(digest) == 64 for digest in known)
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -231,4 +262,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     'temperature': ('pairs [face_size_px, T], all above 0, sizes rising', _is_temperature),
     'unknown_below': ('0 to 1', lambda value: _is_number(value) and 0 <= value <= 1),
     'sha256': (f'hex digests of {ENCODER_FILE} and {TEMPORAL_FILE}', _are_digests),
+    'affect': ('a pair [valence, arousal] of -1 to 1 for every label that is served', _is_affect),
 }
+# What a model may leave out.
+_OPTIONAL = ('affect',)

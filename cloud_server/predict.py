@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -117,7 +118,9 @@ class Predictor:
             [Crop(luma, faces[face_id], stamp_ns, interval_ms) for face_id, _, luma in found]
         )
         return [
-            Reading(time_s, face_id, box, r.label, r.confidence, r.probabilities)
+            Reading(
+                time_s, face_id, box, r.label, r.confidence, r.probabilities, r.valence, r.arousal
+            )
             for (face_id, box, _), r in zip(found, recognised, strict=True)
             if isinstance(r, Recognition)
         ]
@@ -253,9 +256,12 @@ def _table(result: FileResult) -> list[str]:
     if result.is_still:
         lines = [result.name]
         rows = [
-            (r.face_id, _box_text(r.box), r.label, f'{r.confidence:.2f}') for r in result.readings
+            (r.face_id, _box_text(r.box), r.label, f'{r.confidence:.2f}', *_affect_cells(r))
+            for r in result.readings
         ]
         header = ('face', 'box (px)', 'label', 'confidence')
+        if rows and len(rows[0]) > len(header):
+            header += ('valence', 'arousal')
     else:
         lines = [f'{result.name}: {result.duration_s:.1f} s, {result.frames} frames']
         every_run = [run for readings in result.faces().values() for run in runs(readings)]
@@ -273,11 +279,24 @@ def _table(result: FileResult) -> list[str]:
 
 
 def _summary(face_id: str, readings: Sequence[Reading]) -> str:
-    """Say in one line how often a face had which label."""
+    """Say in one line how often a face had which label, and where it lay on the whole."""
     labels = [reading.label for reading in readings]
     shares = sorted(((labels.count(label), label) for label in set(labels)), reverse=True)
     text = ', '.join(f'{label} {count / len(labels):.0%}' for count, label in shares)
-    return f'  {face_id} in {len(readings)} frames: {text}'
+    line = f'  {face_id} in {len(readings)} frames: {text}'
+    if math.isnan(readings[0].valence):
+        return line
+    valence, arousal = (
+        sum(numbers) / len(numbers)
+        for numbers in zip(*((r.valence, r.arousal) for r in readings), strict=True)
+    )
+    return f'{line}; mean valence {valence:+.2f}, arousal {arousal:+.2f}'
+
+
+def _affect_cells(reading: Reading) -> tuple[str, ...]:
+    if math.isnan(reading.valence):
+        return ()
+    return f'{reading.valence:+.2f}', f'{reading.arousal:+.2f}'
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ class Reading(NamedTuple):
     confidence: float
     # One per served label, sum 1.
     probabilities: tuple[float, ...]
+    # -1..1; NaN where the model does not know them, null in --json.
+    valence: float = math.nan
+    arousal: float = math.nan
 
     def as_json(self, file: str, labels: Sequence[str]) -> str:
         """Return the line of --json."""
@@ -59,8 +63,15 @@ class Reading(NamedTuple):
                 'probabilities': {
                     label: round(p, 6) for label, p in zip(labels, self.probabilities, strict=True)
                 },
+                'valence': _rounded(self.valence),
+                'arousal': _rounded(self.arousal),
             }
         )
+
+
+def _rounded(value: float) -> float | None:
+    """Return a number that JSON has; it has no NaN."""
+    return None if math.isnan(value) else round(value, 6)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_server import calibration
+from cloud_server import affect, calibration
 from cloud_server.decode import ImageError, ImageLimits, decode
 from cloud_server.engine import Engine
 from cloud_server.preprocess import to_input
@@ -65,6 +65,9 @@ class Recognition(NamedTuple):
     probabilities: tuple[float, ...]
     # This frame began a new state.
     state_reset: bool
+    # -1..1, unpleasant to pleasant and calm to excited; NaN where the model does not know them.
+    valence: float
+    arousal: float
 
 
 class Recognizer:
@@ -134,8 +137,12 @@ class Recognizer:
     ) -> Recognition:
         # Copies: a row is a view that would keep the whole batch in memory.
         crop.face.advance(crop.stamp_ns, h.copy(), c.copy())
-        label, confidence = calibration.label(probabilities, self._engine.info)
-        return Recognition(label, confidence, tuple(probabilities.tolist()), step.is_reset)
+        info = self._engine.info
+        label, confidence = calibration.label(probabilities, info)
+        valence, arousal = affect.valence_arousal(probabilities, info)
+        return Recognition(
+            label, confidence, tuple(probabilities.tolist()), step.is_reset, valence, arousal
+        )
 
 
 def _give_up(crop: Crop) -> OutputError:

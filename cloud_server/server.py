@@ -141,7 +141,7 @@ def _load_engine(config: ServerConfig) -> Engine:
 
     # The batches are the parallelism; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    return OnnxEngine(config.model, config.threads)
+    return OnnxEngine(config.model, config.threads, config.precision)
 
 
 class _Signals:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -304,6 +305,9 @@ class _Stream:
         answer.label = recognition.label
         answer.probabilities.extend(recognition.probabilities)
         answer.state_reset = recognition.state_reset
+        if not math.isnan(recognition.valence):
+            answer.valence = recognition.valence
+            answer.arousal = recognition.arousal
         self._reply(answer)
 
     def _refuse(self, answer: wire.Answer, error: BaseException) -> None:

@@ -22,7 +22,7 @@ import tiny_model
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model_info import ModelError, ModelInfo
 
-pytest.importorskip('onnx', reason='the tiny model is written with the onnx package')
+onnx = pytest.importorskip('onnx', reason='the tiny model is written with the onnx package')
 
 
 def zeros(count: int) -> list[np.ndarray]:
@@ -70,6 +70,11 @@ def test_the_description_knows_what_is_served(tmp_path):
         ({'unknown_below': 1.5}, 'unknown_below is 1.5, expected 0 to 1'),
         ({'name': 'x' * 70}, 'at most 64 characters'),
         ({'sha256': {}}, 'sha256 is {}'),
+        (
+            {'sha256': {'encoder.onnx': 'a' * 64, 'temporal.onnx': 'b' * 64,
+                        'encoder_int8.onnx': 'c'}},
+            'expected hex digests',
+        ),
     ],
 )
 def test_a_wrong_field_is_named_with_what_was_expected(tmp_path, changes, problem):
@@ -142,6 +147,33 @@ def replace_graph(folder, name: str, data: bytes) -> None:
     document = json.loads((folder / 'model.json').read_text())
     document['sha256'][name] = hashlib.sha256(data).hexdigest()
     (folder / 'model.json').write_text(json.dumps(document))
+
+
+def test_the_precision_says_which_encoder_is_computed(tmp_path):
+    folder = tiny_model.write(tmp_path)
+    graph = onnx.load(folder / 'encoder.onnx')
+    weights = onnx.numpy_helper.to_array(graph.graph.initializer[0])
+    graph.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(-weights, 'W'))
+    replace_graph(folder, 'encoder_int8.onnx', graph.SerializeToString())
+    side = tiny_model.INPUT_PX
+    luma = np.random.default_rng(0).integers(0, 256, (2, side, side), np.uint8)
+    engines = [OnnxEngine(folder, 1, precision) for precision in ('fp32', 'int8')]
+    assert [engine.kind for engine in engines] == ['onnx', 'onnx int8']
+    first, second = (engine.encode(luma) for engine in engines)
+    np.testing.assert_allclose(first, -second, atol=1e-6)
+
+
+def test_an_encoder_that_model_json_lists_must_be_there(tmp_path):
+    folder = tiny_model.write(tmp_path)
+    replace_graph(folder, 'encoder_int8.onnx', (folder / 'encoder.onnx').read_bytes())
+    (folder / 'encoder_int8.onnx').unlink()
+    with pytest.raises(ModelError, match=r'encoder_int8\.onnx: cannot be read'):
+        OnnxEngine(folder)
+
+
+def test_a_precision_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="precision is 'fp16', expected fp32 or int8"):
+        OnnxEngine(tiny_model.write(tmp_path), precision='fp16')
 
 
 def test_a_number_of_threads_below_one_is_refused(tmp_path):

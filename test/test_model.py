@@ -43,7 +43,7 @@ from cloud_server.preprocess import to_input
 from cloud_server.training.export import Serving, export
 
 SMALL = EncoderConfig(stem_channels=4, widths=(4, 6), blocks=(1, 1))
-SMALL_TEMPORAL = TemporalConfig(embedding_size=6, projection_size=3, state_size=5)
+SMALL_TEMPORAL = TemporalConfig(embedding_size=6, projection_size=3, units=5)
 DEFAULT = Path(__file__).resolve().parent.parent / 'cloud_server' / 'weights' / 'default'
 
 
@@ -61,6 +61,7 @@ def temporal() -> Temporal:
     torch.manual_seed(4)
     temporal = Temporal(SMALL_TEMPORAL)
     torch.nn.init.normal_(temporal.head.weight)
+    torch.nn.init.normal_(temporal.gate.weight)
     return temporal.eval()
 
 
@@ -68,12 +69,29 @@ def faces(count: int, side: int = 48) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, side, side), np.uint8)
 
 
-def test_an_untrained_lstm_leaves_the_frames_answer_alone(encoder: Encoder) -> None:
-    features = encoder(torch.from_numpy(faces(6)).unsqueeze(1))
-    untrained = Temporal(SMALL_TEMPORAL).eval()
-    state = torch.zeros(6, SMALL_TEMPORAL.state_size)
-    logits, _, _ = untrained(features, torch.zeros(6), torch.full((6,), 24.0), state, state)
-    torch.testing.assert_close(logits, encoder.logits(features))
+def test_an_untrained_lstm_gives_the_exponential_average_of_the_frames() -> None:
+    torch.manual_seed(7)
+    features, interval_s = torch.randn(2, 6, SMALL.feature_size), torch.rand(2, 6)
+    interval_s[:, 0] = 0
+    untrained = Temporal(replace(SMALL_TEMPORAL, average_s=0.4)).eval()
+    found = untrained.unroll(features, interval_s, torch.full((2, 6), 24.0)).softmax(-1)
+    seen = features[..., :8].softmax(-1)
+    average = seen[:, 0]
+    for frame in range(6):
+        keep = torch.exp(-interval_s[:, frame : frame + 1] / 0.4)
+        average = keep * average + (1 - keep) * seen[:, frame] if frame else average
+        torch.testing.assert_close(found[:, frame], average, atol=1e-5, rtol=1e-4)
+
+
+def test_logits_alone_decide_where_there_is_no_projection() -> None:
+    torch.manual_seed(8)
+    temporal = Temporal(replace(SMALL_TEMPORAL, projection_size=0)).eval()
+    torch.nn.init.normal_(temporal.head.weight)
+    features = torch.randn(3, 5, SMALL.feature_size)
+    other = torch.cat((features[..., :8], torch.randn(3, 5, 6)), -1)
+    times, sides = torch.full((3, 5), 0.1), torch.full((3, 5), 48.0)
+    torch.testing.assert_close(temporal.unroll(other, times, sides),
+                               temporal.unroll(features, times, sides))
 
 
 def test_a_first_frame_is_the_encoders_answer_whatever_the_lstm_has_learnt(
@@ -82,7 +100,8 @@ def test_a_first_frame_is_the_encoders_answer_whatever_the_lstm_has_learnt(
     features = encoder(torch.from_numpy(faces(6)).unsqueeze(1))
     state, side_px = torch.zeros(6, SMALL_TEMPORAL.state_size), torch.full((6,), 24.0)
     first, h, c = temporal(features, torch.zeros(6), side_px, state, state)
-    torch.testing.assert_close(first, encoder.logits(features))
+    torch.testing.assert_close(first.softmax(1), encoder.logits(features).softmax(1),
+                               atol=1e-5, rtol=1e-4)
     second, _, _ = temporal(features, torch.full((6,), 0.1), side_px, h, c)
     assert not torch.allclose(second, first)
 
@@ -114,7 +133,7 @@ def test_one_face_does_not_depend_on_the_others_in_its_batch(encoder: Encoder) -
 
 def test_the_default_network_is_within_its_budget() -> None:
     assert 50e6 < multiply_adds(Encoder(EncoderConfig())) < 150e6
-    assert TemporalConfig().state_size <= 256
+    assert TemporalConfig().units <= 256
 
 
 def test_multiply_adds_are_counted() -> None:
@@ -163,8 +182,8 @@ def test_a_file_of_another_kind_or_format_is_refused(
 def test_a_network_that_cannot_be_built_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         replace(SMALL, **change)
-    with pytest.raises(ValueError, match='state_size'):
-        replace(SMALL_TEMPORAL, state_size=0)
+    with pytest.raises(ValueError, match='units'):
+        replace(SMALL_TEMPORAL, units=0)
 
 
 def test_exported_graphs_answer_like_the_network(
@@ -180,7 +199,7 @@ def test_exported_graphs_answer_like_the_network(
         features = engine.encode(luma)
         expected = stored_encoder(torch.from_numpy(luma).unsqueeze(1)).detach()
         np.testing.assert_allclose(features, expected, atol=1e-4)
-        h, c = rng.normal(size=(2, count, 5)).astype(np.float32)
+        h, c = rng.normal(size=(2, count, SMALL_TEMPORAL.state_size)).astype(np.float32)
         times = rng.random(count, np.float32)
         side = rng.uniform(12, 48, count).astype(np.float32)
         found = engine.step(features, times, side, h, c)

@@ -100,10 +100,12 @@ def test_an_installation_has_every_launch_file_parameter_file_and_package(root, 
             site + str(path.relative_to(root)) for path in (root / package).rglob('*.py')}
     # What colcon looks for: `ros2 run` finds programs in lib/ferros only.
     expected |= {f'lib/ferros/{name}' for name in ('camera_player', 'emotion_node')}
-    weights = (root / 'cloud_server' / 'weights').rglob('*')
-    expected |= {
-        site + str(path.relative_to(root)) for path in weights
-        if path.suffix in ('.onnx', '.json', '.md') or path.name == 'LICENSE'}
+    for models in ('cloud_server/weights', 'ferros/models'):
+        expected |= {
+            site + str(path.relative_to(root)) for path in (root / models).rglob('*')
+            if path.suffix in ('.onnx', '.json', '.md') or path.name == 'LICENSE'}
+    templates = (root / 'cloud_server' / 'training').glob('*.j2')
+    expected |= {site + str(path.relative_to(root)) for path in templates}
 
     assert expected - files == set()
     assert not [path for path in files if path.startswith((site + 'test', site + 'demo'))]

@@ -120,6 +120,8 @@ def test_json_gives_one_object_per_face_and_time(model_folder, image, video, cap
         'label',
         'confidence',
         'probabilities',
+        'valence',
+        'arousal',
     ]
     assert (first['time_s'], first['face_id'], first['box']) == (0, 'centre', [24, 24, 48, 48])
     labels = ModelInfo.load(model_folder).served_labels

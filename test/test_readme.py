@@ -44,8 +44,10 @@ ELSEWHERE = (
     'ros2 topic echo /emotion',
     'make demo SOURCE=0',
 )
-# This very run; and the workspace, which test_package.py builds with the link.
-BY_OTHERS = ('make test', 'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build')
+# This very run; what test_study_smoke.py runs; the workspace, which test_package.py builds.
+BY_OTHERS = (
+    'make test', 'make study-smoke', 'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
+)
 HERE = (
     'make demo',
     'make demo SOURCE=my_video.mp4',

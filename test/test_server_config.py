@@ -47,6 +47,20 @@ def test_a_flag_goes_over_the_environment_and_that_over_the_file(tmp_path):
     assert loaded.max_frame_rate_fps == 5.0
 
 
+@pytest.mark.parametrize(
+    ('flags', 'environment'), [({'precision': 'int8'}, {}), ({}, {'FERROS_PRECISION': 'int8'})]
+)
+def test_the_precision_of_the_encoder_is_a_setting(flags, environment):
+    assert load().precision == 'fp32'
+    assert load(flags, environment).precision == 'int8'
+
+
+def test_a_precision_that_nothing_computes_is_refused_with_those_that_there_are():
+    with pytest.raises(ConfigError) as error:
+        load({'precision': 'int4'})
+    assert str(error.value) == "precision is 'int4', expected one of ('fp32', 'int8')"
+
+
 def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path):
     path = tmp_path / 'server.yaml'
     path.write_text('threads: 0\nprot: 1\ninsecure: maybe\ncredits: 1.5\n')

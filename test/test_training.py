@@ -47,7 +47,7 @@ clips: 24
 held_out_clips: 8
 epochs: 3
 batch_size: 8
-state_size: 8
+units: 8
 projection_size: 4
 precision: fp32
 clip: {length_s: 1.5, rate_fps: [5, 15], cross_fade_s: [0.1, 0.3]}
@@ -98,13 +98,13 @@ def test_the_encoder_learns_to_tell_emotions_apart(trained: Path, data: Path) ->
     assert (guess == majority(valid.votes)).mean() > 0.5  # chance is 1/7
 
 
-def test_the_lstm_is_trained_and_never_worse_than_the_frame_on_held_out_clips(
+def test_the_lstm_is_trained_and_never_worse_than_an_average_on_held_out_clips(
     trained: Path,
 ) -> None:
     history = json.loads((trained / 'video.json').read_text())['history']
     losses = [entry['held_out_loss'] for entry in history]
     assert len(losses) == 4 and min(losses) <= losses[0]
-    assert load_temporal(trained / 'temporal.safetensors').config.state_size == 8
+    assert load_temporal(trained / 'temporal.safetensors').config.units == 8
 
 
 def test_the_weights_say_how_the_data_was_divided(trained: Path, data: Path) -> None:
@@ -246,20 +246,58 @@ def test_the_exported_model_is_calibrated_at_five_sizes(trained: Path) -> None:
     assert 1 / 7 <= info.unknown_below < 1
 
 
-def test_the_lstm_sees_clips_thinned_and_begun_late_but_judges_them_whole() -> None:
-    footage = video.Footage(
+def footage() -> video.Footage:
+    """Return two clips of 20 ticks: a frame at every one, and at every second."""
+    return video.Footage(
         features=torch.zeros(30, 8), tick=np.concatenate((np.arange(20), np.arange(0, 20, 2))),
         side_px=np.full(30, 48, np.float32), target=torch.zeros(30, 8), weight=torch.ones(30),
         starts=np.array([0, 20, 30]), ticks=20,
     )
-    whole = video.gather(footage, np.array([0, 1]), None)
+
+
+def test_the_lstm_judges_clips_whole() -> None:
+    whole = video.gather(footage(), np.array([0, 1]), None)
     assert whole.rows.shape == (2, 20) and (whole.rows[1, 10:] == -1).all()
     torch.testing.assert_close(whole.hold.sum(1), torch.ones(2))
     assert (whole.hold[1, 10:] == 0).all()
     assert whole.interval_s[1, 0] == 0 and whole.interval_s[1, 1] == pytest.approx(2 / 30)
-    seen = {
-        tuple(video.gather(footage, np.array([0]), np.random.default_rng(seed)).rows[0]
-              .tolist()) for seed in range(20)
-    }
+
+
+def test_the_lstm_learns_from_clips_thinned_and_begun_late() -> None:
+    seen = set()
+    for seed in range(20):
+        vary = video.Vary(np.random.default_rng(seed), joined_share=0, longest_frames=300)
+        seen.add(tuple(video.gather(footage(), np.array([0]), vary).rows[0].tolist()))
     assert len(seen) > 5
     assert all(rows == tuple(sorted(rows)) for rows in seen)
+
+
+def test_joined_clips_follow_one_another_without_a_reset_and_have_a_longest_length() -> None:
+    vary = video.Vary(np.random.default_rng(1), joined_share=1, longest_frames=12)
+    batch = video.gather(footage(), np.zeros(16, np.int64), vary)
+    assert batch.rows.shape[1] <= 12
+    for rows, interval_s, hold in zip(batch.rows, batch.interval_s, batch.hold, strict=True):
+        frames = rows >= 0
+        assert interval_s[0] == 0 and (interval_s[1 : frames.sum()] > 0).all()
+        assert float(hold.sum()) == pytest.approx(1)
+    backwards = (batch.rows[:, 1:] <= batch.rows[:, :-1]) & (batch.rows[:, 1:] >= 0)
+    assert backwards.any()  # the second clip of a pair may be the same
+
+
+def test_the_average_is_tuned_to_the_noise_of_the_clips() -> None:
+    rng = np.random.default_rng(3)
+
+    def clips(noise: float, switch: int) -> video.Footage:
+        frames, count = 60, 30
+        right = (np.arange(frames) // switch % 2).astype(int)
+        target = torch.eye(8)[torch.from_numpy(np.tile(right, count))]
+        features = target * 2 + torch.from_numpy(
+            rng.normal(0, noise, (frames * count, 8))).float()
+        return video.Footage(
+            features=features, tick=np.tile(np.arange(frames), count),
+            side_px=np.full(frames * count, 48, np.float32), target=target,
+            weight=torch.ones(frames * count), starts=np.arange(count + 1) * frames, ticks=frames,
+        )
+
+    assert video.tune_average(clips(0.1, 5)) == min(video.AVERAGES_S)
+    assert video.tune_average(clips(8.0, 60)) > 2 * video.tune_average(clips(2.0, 20))

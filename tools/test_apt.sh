@@ -53,8 +53,8 @@ sys.exit(tuple(map(int, protobuf.__version__.split(".")[:2])) < (4, 21))' ||
     skip 'its protobuf is older than the stubs'
 
 tests=
-for name in answers bandwidth config crop detect encode faces image link operating_point outbox \
-    pacing perception primary timeline track types; do
+for name in answers bandwidth config crop detect encode faces image link local_model operating_point \
+    outbox pacing perception primary timeline track types; do
     [ -f "test/test_$name.py" ] && tests="$tests test/test_$name.py"
 done
 [ -n "$tests" ] || skip 'there are no tests of it'

@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cloud_server.model_info import ENCODER_FILE, TEMPORAL_FILE, ModelError, ModelInfo
+from cloud_server.model_info import ENCODER_FILES, TEMPORAL_FILE, ModelError, ModelInfo
 
 Floats = NDArray[np.float32]
 # A tensor of a graph: name, element type, size of each axis after the batch's.
@@ -31,18 +31,18 @@ Tensor = tuple[str, str, tuple[int, ...]]
 
 
 class OnnxEngine:
-    """Computes encoder.onnx and temporal.onnx of a model folder; see engine.Engine."""
+    """Computes the encoder and temporal.onnx of a model folder; see engine.Engine."""
 
-    kind = 'onnx'
     device = 'CPU'
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int = 1, precision: str = 'fp32') -> None:
         """
         Load, check and warm up both graphs.
 
         Args:
             folder: a model folder.
             threads: cores that one call may use, at least 1.
+            precision: fp32 (encoder.onnx) or int8 (encoder_int8.onnx, which a folder may lack).
 
         Raises:
             ModelError: naming the file and what is wrong with it.
@@ -50,10 +50,14 @@ class OnnxEngine:
         """
         if threads < 1:
             raise ValueError(f'threads is {threads}, expected at least 1')
+        if precision not in ENCODER_FILES:
+            expected = ' or '.join(ENCODER_FILES)
+            raise ValueError(f'precision is {precision!r}, expected {expected}')
         self.info = info = ModelInfo.load(folder)
+        self.kind = 'onnx' if precision == 'fp32' else f'onnx {precision}'
         side, features, state = info.input_size_px, info.feature_size, info.state_size
         self._encoder = _Graph(
-            folder / ENCODER_FILE,
+            _encoder_path(folder, info, precision),
             threads,
             inputs=[('luma', 'uint8', (1, side, side))],
             outputs=[('features', 'float', (features,))],
@@ -121,6 +125,16 @@ class _Graph:
 
 
 _DTYPES = {'uint8': np.uint8, 'float': np.float32}
+
+
+def _encoder_path(folder: Path, info: ModelInfo, precision: str) -> Path:
+    name = ENCODER_FILES[precision]
+    if name not in info.sha256:
+        raise ModelError(
+            f'{folder}: no {name} in it, which the precision {precision} needs: use fp32, or'
+            f' make one with `ferros-cloud export --{precision}`'
+        )
+    return folder / name
 
 
 def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:

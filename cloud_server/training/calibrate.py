@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +28,13 @@ from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.training import streaming
 from cloud_server.training.clips import ClipConfig, arrivals, draw
 from cloud_server.training.evaluate import first_frame, plurality
-from cloud_server.training.ferplus import Faces
+from cloud_server.training.ferplus import Faces, majority
+from cloud_server.training.risk_coverage import (
+    accuracy_at,
+    risk_coverage,
+    thinned,
+    threshold_at,
+)
 
 SIZES_PX = (12, 16, 24, 32, 48)
 COVERAGE = 0.9
@@ -36,11 +44,49 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Selective:
+    """
+    What it costs some faces to be called unknown less often.
+
+    Attributes:
+        faces: how many.
+        accuracy: of all of them.
+        accuracy_covered: of the surest, COVERAGE of them.
+        curve: coverage and risk, see risk_coverage.py.
+
+    """
+
+    faces: int
+    accuracy: float
+    accuracy_covered: float
+    curve: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """What goes into model.json: ((face_size_px, temperature), ...) and the threshold."""
+    """
+    How sure the model may sound.
+
+    Attributes:
+        temperature: for model.json, ((face_size_px, temperature), ...).
+        unknown_below: for model.json, the threshold.
+        every: what the threshold costs over all faces; right is the emotion with most votes.
+        majority: the same over the faces on whose emotion more than half of the taggers agree.
+
+    """
 
     temperature: tuple[tuple[float, float], ...]
     unknown_below: float
+    every: Selective
+    majority: Selective
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything, as calibration.json has it."""
+        return {
+            'temperature': [list(point) for point in self.temperature],
+            'coverage': COVERAGE, 'unknown_below': self.unknown_below,
+            'all_faces': asdict(self.every), 'majority_faces': asdict(self.majority),
+        }
 
 
 def calibrate(engine: OnnxEngine, faces: Faces, clips: int) -> Calibration:
@@ -49,17 +95,15 @@ def calibrate(engine: OnnxEngine, faces: Faces, clips: int) -> Calibration:
 
     The temperature fits what is served: half of the weight is on first frames of all faces, half
     on the LSTM's later answers within clips, so that its growing sureness is covered too. Right is
-    the emotion with most votes, over all faces, ambiguous ones too. Under the threshold lies the
-    least sure tenth of single faces at full size.
+    the emotion with most votes, over all faces, ambiguous ones too. The threshold is the point of
+    the risk-coverage curve of single faces at full size where COVERAGE of them keep a label.
     """
     points = []
     full_size: Floats = np.zeros((0, len(engine.info.labels)), np.float32)
     counted = faces.votes[:, :8].sum(1) > 0
     known = faces.subset(counted)
     for side in SIZES_PX:
-        luma = np.stack([cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA)
-                         for face in known.luma]) if side < 48 else known.luma
-        first = first_frame(engine, luma)
+        first = first_frame(engine, smaller(known.luma, side))
         later, right = _streamed(engine, known, side, clips)
         weight = np.concatenate((np.full(len(first), 1 / len(first)),
                                  np.full(len(later), 1 / len(later))))
@@ -67,11 +111,37 @@ def calibrate(engine: OnnxEngine, faces: Faces, clips: int) -> Calibration:
             np.concatenate((first, later))[:, list(engine.info.served_indices)],
             np.concatenate((plurality(known.votes), right)), weight,
         ), 3)))
-        if side == 48:
+        if side == SIZES_PX[-1]:
             full_size = first
     served = full_size[:, list(engine.info.served_indices)] / points[-1][1]
-    confidence = np.exp(served.max(1) - _log_sum(served))
-    return Calibration(tuple(points), round(float(np.quantile(confidence, 1 - COVERAGE)), 3))
+    confidence, guess = np.exp(served.max(1) - _log_sum(served)), served.argmax(1)
+    truth = majority(known.votes)
+    right = np.take_along_axis(plurality(known.votes), guess[:, None], 1)[:, 0]
+    return Calibration(
+        temperature=tuple(points),
+        # Rounded down, so that no face loses its label by it.
+        unknown_below=math.floor(1000 * threshold_at(COVERAGE, confidence)) / 1000,
+        every=_selective(confidence, right),
+        majority=_selective(confidence[truth >= 0], (guess == truth)[truth >= 0]),
+    )
+
+
+def smaller(luma: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
+    """Return faces [N,side_px,side_px] as a robot shrinks them; those of that side as they are."""
+    if luma.shape[-1] == side_px:
+        return luma
+    return np.stack([cv2.resize(face, (side_px, side_px), interpolation=cv2.INTER_AREA)
+                     for face in luma])
+
+
+def _selective(
+    confidence: npt.NDArray[np.floating], right: npt.NDArray[Any]
+) -> Selective:
+    return Selective(
+        faces=len(right), accuracy=round(float(right.mean()), 4),
+        accuracy_covered=round(accuracy_at(COVERAGE, confidence, right), 4),
+        curve=thinned(risk_coverage(confidence, right)),
+    )
 
 
 def _streamed(

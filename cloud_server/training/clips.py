@@ -116,7 +116,7 @@ class Schedule:
     def sent_as(self, side_px: int, rate_fps: float) -> Schedule:
         """Return the same scenes, sent at one side and one even frame rate, nothing lost."""
         ticks = np.arange(self.share.shape[1])
-        arrives = np.broadcast_to(_on_rate(ticks, rate_fps), self.arrives.shape).copy()
+        arrives = np.broadcast_to(on_rate(ticks, rate_fps), self.arrives.shape).copy()
         return replace(self, arrives=arrives, side_px=np.full_like(self.side_px, side_px))
 
 
@@ -176,7 +176,7 @@ def _cross_fades(rng: np.random.Generator, config: ClipConfig, clips: int) -> Fl
     return ((times - start[:, None]) / length[:, None]).clip(0, 1).astype(np.float32)
 
 
-def _on_rate(ticks: npt.NDArray[np.int64], rate_fps: float) -> npt.NDArray[np.bool_]:
+def on_rate(ticks: npt.NDArray[np.int64], rate_fps: float) -> npt.NDArray[np.bool_]:
     """Return which ticks carry a frame at an even rate; the first does."""
     due = np.floor(ticks * rate_fps / CLOCK_HZ + 1e-6)
     return np.diff(due, prepend=-1.0) > 0
@@ -194,7 +194,7 @@ def _arrivals(rng: np.random.Generator, config: ClipConfig) -> npt.NDArray[np.bo
     low, high = np.log(config.rate_fps)
     for begin, end in _pieces(rng, config):
         rate_fps = float(np.exp(rng.uniform(low, high)))
-        arrives[begin:end] = _on_rate(np.arange(end - begin), rate_fps)
+        arrives[begin:end] = on_rate(np.arange(end - begin), rate_fps)
     lost_share = rng.uniform(0, config.lost_share)
     last, lost_left = 0, 0
     for tick in np.flatnonzero(arrives)[1:]:

@@ -16,8 +16,8 @@
 `ferros-cloud evaluate`: the figures of a model, computed by the code that `serve` runs.
 
 `ferplus` needs no torch: shipped graphs, one pass, a face's first frame (zero state), no mirror,
-no ensemble. `clips` renders clips of the same faces and needs torch for that alone. `speed` needs
-no data: faces per second through the encoder, eight at a time.
+no ensemble. `robustness` changes the same faces as cameras and detectors do, `clips` renders clips
+of them; both need torch for that alone. `speed` needs no data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,9 @@ from tqdm import tqdm
 
 from cloud_server import calibration
 from cloud_server.engine.onnx import OnnxEngine
-from cloud_server.model_info import ModelError
+from cloud_server.model_info import PRECISIONS, ModelError
 from cloud_server.preprocess import to_input
+from cloud_server.training import bootstrap
 from cloud_server.training.ferplus import (
     EMOTIONS,
     SIDE_PX,
@@ -47,12 +47,17 @@ from cloud_server.training.ferplus import (
     load,
     majority,
 )
+from cloud_server.training.risk_coverage import accuracy_at
+from cloud_server.training.study import SUFFIX, Record
 
 DEFAULT_MODEL = Path(__file__).resolve().parent.parent / 'weights' / 'default'
 BATCH = 32
-SPEED_BATCH = 8
-SPEED_RUNS = 300
 CALIBRATION_BINS = 15
+COVERAGE = 0.9
+# So few faces of FER+ validation have them that their F1 is mostly chance.
+RARE = ('disgust', 'fear')
+SPLITS = {'train': 'training', 'valid': 'validation', 'test': 'test'}
+SMOKE_BELOW = 1000  # faces: fewer only prove that the command works
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
@@ -99,8 +104,30 @@ class Scores:
     @property
     def f1(self) -> npt.NDArray[np.float64]:
         """Per class [K], 2 TP / (2 TP + FP + FN); 0 for a class without faces or guesses."""
-        made = self.confusion.sum(0) + self.confusion.sum(1)
-        return np.asarray(2 * np.diag(self.confusion) / np.maximum(made, 1), np.float64)
+        return f1_of(self.confusion)
+
+    @property
+    def common(self) -> list[int]:
+        """Return the places of the classes that are not rare."""
+        return [place for place, label in enumerate(self.labels) if label not in RARE]
+
+    @property
+    def common_macro_f1(self) -> float:
+        """Mean F1 of the classes that are not rare: five of FER+'s seven; over all faces."""
+        return float(self.f1[self.common].mean())
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return 95 % bootstrap intervals of accuracy and macro-F1; none without faces."""
+        if not self.count:
+            return {}
+        drawn = bootstrap.resamples(self.confusion)
+        f1 = f1_of(drawn)
+        hits = np.trace(drawn, axis1=1, axis2=2)
+        return {
+            'accuracy': bootstrap.interval(hits / self.count),
+            'macro_f1': bootstrap.interval(f1.mean(1)),
+            'common_macro_f1': bootstrap.interval(f1[:, self.common].mean(1)),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return accuracy, macro_f1 (the mean over all classes), count and per_class."""
@@ -128,6 +155,13 @@ class Scores:
             cells = ''.join(f'{cell:>10}' for cell in row)
             lines.append(f'{label:<14}{cells}{recall:>9.3f}{f1:>7.3f}')
         return '\n'.join(lines)
+
+
+def f1_of(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return F1 per class [...,K] of confusion matrices [...,K,K]."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    made = confusion.sum(-1) + confusion.sum(-2)
+    return np.asarray(2 * hits / np.maximum(made, 1), np.float64)
 
 
 def first_frame(
@@ -194,22 +228,36 @@ def calibration_error(
 def confidence_figures(
     probabilities: Floats, votes: npt.NDArray[np.uint8], unknown_below: float
 ) -> dict[str, float]:
-    """Return calibration error, and coverage and accuracy at the threshold, over all faces."""
+    """
+    Return how far confidence can be trusted, over all faces and over those with a majority.
+
+    That is calibration error, coverage and accuracy at the threshold, and the accuracy when the
+    surest nine tenths of the faces get a label. Right is the emotion with most votes.
+    """
     counted = votes[:, :8].sum(1) > 0
     guess, confidence = probabilities.argmax(1), probabilities.max(1)
     right = np.take_along_axis(plurality(votes), guess[:, None], 1)[:, 0]
     shown = counted & (confidence >= unknown_below)
     truth = majority(votes)
-    sure = shown & (truth >= 0)
-    return {
-        'ece_all_faces': round(calibration_error(confidence[counted], right[counted]), 4),
-        'accuracy_all_faces': round(float(right[counted].mean()), 4),
-        'coverage_all_faces': round(float(shown.sum() / max(counted.sum(), 1)), 4),
-        'covered_accuracy_all_faces': round(float(right[shown].mean()) if shown.any() else 0, 4),
-        'coverage_majority_faces': round(float(sure.sum() / max((truth >= 0).sum(), 1)), 4),
-        'covered_accuracy_majority_faces': round(
-            float((guess[sure] == truth[sure]).mean()) if sure.any() else 0, 4),
+    known = truth >= 0
+    sure = shown & known
+    figures = {
+        'ece_all_faces': calibration_error(confidence[counted], right[counted]),
+        'accuracy_all_faces': _mean(right[counted]),
+        'coverage_all_faces': shown.sum() / max(counted.sum(), 1),
+        'covered_accuracy_all_faces': _mean(right[shown]),
+        'coverage_majority_faces': sure.sum() / max(known.sum(), 1),
+        'covered_accuracy_majority_faces': _mean(guess[sure] == truth[sure]),
     }
+    for name, rows, hits in (('all_faces', counted, right), ('majority_faces', known,
+                                                             guess == truth)):
+        figures[f'accuracy_at_{COVERAGE}_coverage_{name}'] = (
+            accuracy_at(COVERAGE, confidence[rows], hits[rows]) if rows.any() else 0.0)
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def protocols(engine: OnnxEngine, faces: Faces, logits: Floats) -> tuple[Scores, Scores]:
@@ -229,37 +277,98 @@ def record(path: Path, key: str, figures: dict[str, Any]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `evaluate`."""
-    parser.add_argument('what', choices=('ferplus', 'clips', 'speed'),
-                        help='single faces, clips rendered from them (needs torch), or speed')
+    parser.add_argument('what', choices=('ferplus', 'robustness', 'clips', 'speed'),
+                        help='single faces, the same faces seen badly (needs torch), clips '
+                             'rendered from them (needs torch), or speed')
     parser.add_argument('--data', type=Path,
                         help='FER+: folder, zip, or fer2013.csv beside fer2013new.csv')
-    parser.add_argument('--split', choices=('train', 'valid', 'test'), default='valid')
+    parser.add_argument('--split', choices=tuple(SPLITS), default='valid')
     parser.add_argument('--model', type=Path, default=DEFAULT_MODEL, help='model folder')
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32',
+                        help="arithmetic of the encoder; the model's folder must have it")
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--clips', type=int, default=200, help='how many clips are rendered')
     parser.add_argument('--json', action='store_true', help='one line of JSON, last on stdout')
     parser.add_argument('--record', type=Path, help='JSON file to put the figures into')
+    parser.add_argument('--study', type=Path, metavar='FOLDER',
+                        help='ferplus, clips: also leave a record for `ferros-cloud report` there')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `evaluate`."""
     try:
-        engine = OnnxEngine(args.model, threads=args.threads)
-        if engine.info.labels != EMOTIONS:
-            raise ModelError(f'{args.model} answers {engine.info.labels}, FER+ has {EMOTIONS}')
-        if args.what == 'speed':
-            figures = _speed(args, engine)
-        elif args.data is None:
-            raise DatasetError('--data is missing: the folder, zip or CSV pair of FER+')
-        else:
-            figures = {'ferplus': _ferplus, 'clips': _clips}[args.what](
-                args, engine, load(args.data, args.split))
+        figures = _figures(args)
     except (DatasetError, ModelError) as err:
         print(f'ferros-cloud evaluate: {err}', file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as err:
+        if err.name != 'torch':
+            raise
+        print(f'ferros-cloud evaluate: {args.what} needs the Python module {err.name!r}; it comes '
+              'with the development environment (`make setup-dev`)', file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps(figures))
     return 0
+
+
+def _figures(args: argparse.Namespace) -> dict[str, Any]:
+    if args.study and args.what not in ('ferplus', 'clips'):
+        raise DatasetError(f'--study: expected with ferplus or clips, got it with {args.what}')
+    engine = OnnxEngine(args.model, args.threads, args.precision)
+    if engine.info.labels != EMOTIONS:
+        raise ModelError(f'{args.model} answers {engine.info.labels}, FER+ has {EMOTIONS}')
+    if args.what == 'speed':
+        return _speed(args, engine)
+    if args.data is None:
+        raise DatasetError('--data is missing: the folder, zip or CSV pair of FER+')
+    evaluation = {'ferplus': _ferplus, 'robustness': _robustness, 'clips': _clips}[args.what]
+    return evaluation(args, engine, load(args.data, args.split))
+
+
+def _leave(args: argparse.Namespace, key: str, options: str, figures: dict[str, Any]) -> None:
+    """Put figures into the file of --record; those of fp32 have the plain key."""
+    if args.record:
+        prefix = '' if args.precision == 'fp32' else f'{args.precision}_'
+        record(args.record, prefix + key, {'command': _command(args, options), **figures})
+
+
+def _command(args: argparse.Namespace, options: str) -> str:
+    precision = '' if args.precision == 'fp32' else f' --precision {args.precision}'
+    return f'ferros-cloud evaluate {args.what}{precision} {options}'
+
+
+def _leave_study(
+    args: argparse.Namespace, options: str, engine: OnnxEngine, kind: str, count: int,
+    result: dict[str, Any],
+) -> None:
+    """Leave the record of a run in the folder of --study."""
+    if not args.study:
+        return
+    precision = '' if args.precision == 'fp32' else f'_{args.precision}'
+    model = args.model.resolve().name
+    Record(
+        kind=kind, network=_network(args, engine), command=_command(args, options),
+        data=f'FER+ {SPLITS[args.split]}, {count} faces with a majority',
+        smoke=count < SMOKE_BELOW, result=result,
+        settings={'model': engine.info.display, 'precision': args.precision,
+                  'split': args.split, 'sha256': engine.info.sha256},
+        notes=['The graphs that serve computes, one pass, no mirror, no ensemble.'],
+    ).save(args.study / f'{kind}_{model}{precision}{SUFFIX}')
+
+
+def _network(args: argparse.Namespace, engine: OnnxEngine) -> str:
+    """Return what a row of the study calls the model."""
+    shipped = args.model.resolve() == DEFAULT_MODEL
+    name = f'ferros {DEFAULT_MODEL.name}' if shipped else engine.info.display
+    weights = args.model / 'encoder.safetensors'
+    details = [] if args.precision == 'fp32' else [args.precision]
+    if weights.is_file():
+        from cloud_server.model import load_encoder, multiply_adds
+
+        count = multiply_adds(load_encoder(weights)) / 1e6
+        details.insert(0, f'{count:.0f} M multiply-adds')
+    return f'{name} ({", ".join(details)})' if details else name
 
 
 def _ferplus(args: argparse.Namespace, engine: OnnxEngine, faces: Faces) -> dict[str, Any]:
@@ -268,18 +377,30 @@ def _ferplus(args: argparse.Namespace, engine: OnnxEngine, faces: Faces) -> dict
     confidence = confidence_figures(
         served(engine, logits, SIDE_PX), faces.votes, engine.info.unknown_below
     )
+    intervals = seven.intervals()
     print(f'{engine.info.name} {engine.info.version}, FER+ {args.split} split, {len(faces)} faces')
     print(seven.table('\n7 classes, more than half of all ten columns'))
+    print(f'macro F1 without {" and ".join(RARE)}: {seven.common_macro_f1:.4f}')
+    print(f'95 % intervals, {bootstrap.RESAMPLES} bootstrap resamples of the faces: ' + ', '.join(
+        f'{name} {low:.4f} to {high:.4f}' for name, (low, high) in intervals.items()))
     print(eight.table("\n8 classes, the authors' protocol"))
     print('\nconfidence:', ', '.join(f'{name} {value}' for name, value in confidence.items()))
     figures = {**seven.to_json(), 'eight_class': eight.to_json()}
-    if args.record:
-        record(args.record, f'ferplus_{args.split}', {
-            'command': f'ferros-cloud evaluate ferplus --split {args.split}',
-            **figures, 'confidence': confidence,
-            'by_face_size_px': _by_size(engine, faces),
-            'confusion': seven.confusion.tolist(),
-        })
+    options = f'--split {args.split}'
+    _leave(args, f'ferplus_{args.split}', options, {
+        **figures,
+        'eight_class': {**eight.to_json(), 'intervals': eight.intervals()},
+        'five_class_macro_f1': round(seven.common_macro_f1, 5),
+        'intervals': intervals, 'resamples': bootstrap.RESAMPLES,
+        'confidence': confidence,
+        'by_face_size_px': _by_size(engine, faces) if args.record else {},
+        'confusion': seven.confusion.tolist(),
+    })
+    _leave_study(args, options, engine, 'image', seven.count, {
+        'labels': list(seven.labels), **seven.to_json(),
+        'confusion': seven.confusion.tolist(), 'intervals': intervals,
+        'common_macro_f1': round(seven.common_macro_f1, 5),
+    })
     return figures
 
 
@@ -293,30 +414,31 @@ def _by_size(engine: OnnxEngine, faces: Faces) -> dict[str, Any]:
                          for face in faces.luma])
         logits = first_frame(engine, luma)
         scores = served(engine, logits, side)
-        truth = majority(faces.votes)
+        seven = Scores.of(
+            majority(faces.votes), scores.argmax(1), engine.info.served_labels)
         found[str(side)] = {
-            'accuracy': Scores.of(truth, scores.argmax(1), engine.info.served_labels).accuracy,
+            'accuracy': round(seven.accuracy, 5),
+            'five_class_macro_f1': round(seven.common_macro_f1, 5),
             **confidence_figures(scores, faces.votes, engine.info.unknown_below),
         }
     return found
 
 
+def _robustness(args: argparse.Namespace, engine: OnnxEngine, faces: Faces) -> dict[str, Any]:
+    from cloud_server.training.robustness import measure, table
+
+    figures = measure(engine, faces)
+    print(table(figures))
+    _leave(args, f'robustness_{args.split}', f'--split {args.split}', figures)
+    return figures
+
+
 def _speed(args: argparse.Namespace, engine: OnnxEngine) -> dict[str, Any]:
-    side = engine.info.input_size_px
-    luma = np.random.default_rng(0).integers(0, 256, (SPEED_BATCH, side, side), np.uint8)
-    rates = []
-    for _ in tqdm(range(SPEED_RUNS), desc='measuring', leave=False):
-        began = time.perf_counter()
-        engine.encode(luma)
-        rates.append(SPEED_BATCH / (time.perf_counter() - began))
-    figures = {'faces_per_s_median': round(float(np.median(rates))),
-               'faces_per_s_best': round(float(np.max(rates))),
-               'batch': SPEED_BATCH, 'threads': args.threads}
-    print(', '.join(f'{name} {value}' for name, value in figures.items()))
-    if args.record:
-        record(args.record, 'speed', {
-            'command': f'ferros-cloud evaluate speed --threads {args.threads}', **figures,
-        })
+    from cloud_server.training import speed
+
+    figures = {**speed.measure(engine), 'threads': args.threads, 'precision': args.precision}
+    print(speed.table(figures))
+    _leave(args, 'speed', f'--threads {args.threads}', figures)
     return figures
 
 
@@ -325,9 +447,8 @@ def _clips(args: argparse.Namespace, engine: OnnxEngine, faces: Faces) -> dict[s
 
     figures = streaming.grid(engine, faces, args.clips)
     print(streaming.table(figures))
-    if args.record:
-        record(args.record, f'clips_{args.split}', {
-            'command': f'ferros-cloud evaluate clips --split {args.split} --clips {args.clips}',
-            **figures,
-        })
+    options = f'--split {args.split} --clips {args.clips}'
+    _leave(args, f'clips_{args.split}', options, figures)
+    count = int((majority(faces.votes) >= 0).sum())
+    _leave_study(args, options, engine, 'clips', count, figures)
     return figures

@@ -356,7 +356,7 @@ def split_groups(
     order = np.random.default_rng(seed).permutation(len(ordered))
     parts: list[list[int]] = [[]]
     for index in order:
-        if len(parts) <= len(sizes) and len(parts[-1]) >= sizes[len(parts) - 1]:
+        while len(parts) <= len(sizes) and len(parts[-1]) >= sizes[len(parts) - 1]:
             parts.append([])
         parts[-1].extend(ordered[index])
     return tuple(np.array(sorted(part), np.intp) for part in parts)

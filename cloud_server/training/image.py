@@ -22,6 +22,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ from cloud_server.model import (
 )
 from cloud_server.training import settings
 from cloud_server.training.augment import AugmentConfig, augment, mix
+from cloud_server.training.evaluate import Scores
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits, majority, targets
+from cloud_server.training.study import Record, command_of
+
+SMOKE_BELOW = 1000  # validation faces: fewer only prove that the command works
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class ImageConfig:
     ema_decay: float = 0.997
     small_side_px: int = 36  # the first epochs run at this side: a third of the time, no loss
     small_share: float = 0.4  # of the epochs
+    teacher_share: float = 0.5  # of the target that teachers give, where there are any
     precision: str = 'bf16'
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -73,8 +79,10 @@ class ImageConfig:
             raise ValueError(f'precision must be bf16 or fp32, got {self.precision!r}')
         if min(self.epochs, self.batch_size, self.small_side_px) < 1:
             raise ValueError(f'epochs, batch_size and small_side_px must be at least 1: {self}')
-        if not (0 < self.ema_decay < 1 and self.learning_rate > 0 and 0 <= self.small_share <= 1):
-            raise ValueError(f'ema_decay, learning_rate or small_share out of range: {self}')
+        if not (0 < self.ema_decay < 1 and self.learning_rate > 0 and 0 <= self.small_share <= 1
+                and 0 <= self.teacher_share <= 1):
+            raise ValueError('ema_decay, learning_rate, small_share or teacher_share out of '
+                             f'range: {self}')
 
 
 def learning_rate(config: ImageConfig, progress: float) -> float:
@@ -89,11 +97,13 @@ class Trainer:
     """One training: network, averaged network, optimiser, and where it stands."""
 
     def __init__(
-        self, config: ImageConfig, faces: Faces, device: torch.device, start: Path | None = None
+        self, config: ImageConfig, faces: Faces, device: torch.device,
+        start: Path | None = None, teachers: Sequence[Path] = (),
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.key = settings.digest(config) + (settings.file_digest(start) if start else '')
+        weights = (*([start] if start else []), *teachers)
+        self.key = settings.digest(config) + ''.join(map(settings.file_digest, weights))
         self.encoder = _begin(config, start).to(device)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.encoder).eval().requires_grad_(False)
@@ -106,6 +116,9 @@ class Trainer:
         )
         target, weight = targets(faces.votes)
         useful = np.flatnonzero(weight > 0)
+        if teachers:
+            taught = teach(teachers, faces.luma, config, device)
+            target = (1 - config.teacher_share) * target + config.teacher_share * taught
         self.luma = torch.from_numpy(faces.luma[useful]).unsqueeze(1).to(device)
         self.target = torch.from_numpy(target[useful]).to(device)
         self.weight = torch.from_numpy(weight[useful]).to(device)
@@ -223,6 +236,28 @@ def predict(
     return torch.cat(parts)
 
 
+def teach(
+    teachers: Sequence[Path], luma: np.ndarray[Any, np.dtype[np.uint8]], config: ImageConfig,
+    device: torch.device,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """
+    Return the mean distribution [N,8] of some encoders over each face and its mirror image.
+
+    Raises:
+        WeightsError: a teacher has learnt from faces that are held out here.
+
+    """
+    mirrored = np.ascontiguousarray(luma[:, :, ::-1])
+    total = np.zeros((len(luma), len(config.encoder.labels)), np.float32)
+    for path in teachers:
+        encoder = load_encoder(path).to(device)
+        _check_split(path, config)
+        for view in (luma, mirrored):
+            features = predict(encoder, view, device, bf16=config.precision == 'bf16')
+            total += encoder.logits(features).softmax(1).numpy() / (2 * len(teachers))
+    return total
+
+
 def accuracy(features: Tensor, faces: Faces) -> float:
     """Return the seven-class accuracy of the frame logits inside features."""
     truth = majority(faces.votes)
@@ -235,15 +270,22 @@ def _begin(config: ImageConfig, start: Path | None) -> Encoder:
     """Return a fresh network, or one that was trained before on the same part of the data."""
     if start is None:
         return Encoder(config.encoder)
-    encoder, split = load_encoder(start), read_about(start).get('split')
+    encoder = load_encoder(start)
     if encoder.config != config.encoder:
         raise WeightsError(f'{start}: holds {encoder.config}, the settings say {config.encoder}')
-    if split != _split(config):
-        raise WeightsError(
-            f'{start}: trained on the division {split} of the data, the settings say '
-            f'{_split(config)}: it has seen faces that are held out here'
-        )
+    _check_split(start, config)
     return encoder
+
+
+def _check_split(path: Path, config: ImageConfig) -> None:
+    """Refuse weights that have seen what must stay unseen; to have seen less is fine."""
+    split, here = read_about(path).get('split') or {}, _split(config)
+    same = all(split.get(key) == here[key] for key in ('held_out', 'seed'))
+    if not same or split.get('temporal', 0) < config.temporal:
+        raise WeightsError(
+            f'{path}: trained on the division {split} of the data, the settings say '
+            f'{here}: it has seen faces that are held out here'
+        )
 
 
 def _split(config: ImageConfig) -> dict[str, Any]:
@@ -251,12 +293,14 @@ def _split(config: ImageConfig) -> dict[str, Any]:
 
 
 def train(
-    config: ImageConfig, data: Path, out: Path, device: torch.device, start: Path | None = None
+    config: ImageConfig, data: Path, out: Path, device: torch.device,
+    start: Path | None = None, teachers: Sequence[Path] = (),
+    command: str = 'ferros-cloud train-image',
 ) -> Encoder:
     """Train, or continue a training that was stopped; leaves encoder.safetensors in out."""
     out.mkdir(parents=True, exist_ok=True)
     splits = load_splits(data, **_split(config))
-    trainer = Trainer(config, splits.encoder, device, start)
+    trainer = Trainer(config, splits.encoder, device, start, teachers)
     checkpoint = out / 'image_checkpoint.safetensors'
     history = trainer.resume(checkpoint) if checkpoint.exists() else []
     print(f'{len(splits.encoder)} faces to learn from ({splits.twins} twins of validation '
@@ -277,11 +321,33 @@ def train(
         print(f'{json.dumps(history[-1])}  about {left_min:.0f} min left', flush=True)
     save_weights(trainer.average, out / 'encoder.safetensors', {'split': _split(config)})
     report = {'settings': asdict(config), 'twins_dropped': splits.twins,
+              'encoder': settings.file_digest(out / 'encoder.safetensors'),
+              'start': settings.file_digest(start) if start else None,
+              'teachers': [settings.file_digest(teacher) for teacher in teachers],
               'faces': {'encoder': len(splits.encoder), 'held_out': len(splits.held_out),
                         'temporal': len(splits.temporal), 'valid': len(splits.valid)},
               'multiply_adds': multiply_adds(trainer.average), 'history': history}
     (out / 'image.json').write_text(json.dumps(report, indent=1) + '\n')
+    _record(trainer.average, splits.valid, device, report, command).save(
+        out / 'image.study.json')
     return load_encoder(out / 'encoder.safetensors')
+
+
+def _record(
+    encoder: Encoder, valid: Faces, device: torch.device, report: dict[str, Any], command: str
+) -> Record:
+    """Return what the study says of this run: seven classes of validation, which chose nothing."""
+    guess = predict(encoder, valid.luma, device)[:, :7].argmax(1).numpy()
+    scores = Scores.of(majority(valid.votes), guess, encoder.config.labels[:7])
+    size = f'{report["multiply_adds"] / 1e6:.0f} M multiply-adds'
+    return Record(
+        kind='image', network=f'ferros encoder, {size}',
+        command=command, smoke=len(valid) < SMOKE_BELOW,
+        data=f'FER+ validation, {scores.count} faces with a majority',
+        result={'labels': list(scores.labels), **scores.to_json(),
+                'confusion': scores.confusion.tolist()},
+        settings=report['settings'], history=report['history'],
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -289,6 +355,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings.add_arguments(parser, 'config/train_image.yaml')
     parser.add_argument('--start', type=Path,
                         help='encoder.safetensors to begin from instead of from scratch')
+    parser.add_argument('--teacher', type=Path, nargs='+', default=[],
+                        help='encoder.safetensors to learn from beside the votes (distillation)')
+    parser.add_argument('--pretrained', metavar='FILE_OR_URL',
+                        help='base of `recipe: paper`: .safetensors, .pth or .pt')
+    parser.add_argument('--sha256', help='digest of --pretrained; needed with an address')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -296,9 +367,16 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
+        if settings.recipe(args.config) == 'paper':
+            from cloud_server.training import paper_image
+
+            return paper_image.run(args)
+        if args.pretrained or args.sha256:
+            raise settings.SettingsError('--pretrained and --sha256 belong to `recipe: paper`')
         given = {'epochs': args.epochs, 'seed': args.seed}
         config = settings.read(ImageConfig, args.config, given)
-        train(config, args.data, args.out, settings.pick_device(args.device), args.start)
+        train(config, args.data, args.out, settings.pick_device(args.device), args.start,
+              args.teacher, command_of('train-image', args, 'epochs', 'seed', 'start', 'teacher'))
     except (DatasetError, WeightsError, settings.SettingsError) as err:
         print(f'ferros-cloud train-image: {err}', file=sys.stderr)
         return 1

@@ -35,6 +35,27 @@ class SettingsError(ValueError):
     """A setting or a checkpoint that does not fit; says which, and what was expected."""
 
 
+RECIPES = ('ferros', 'paper')
+
+
+def recipe(path: Path | None) -> str:
+    """
+    Return what a settings file is for: `ferros` where it does not say, or `paper`.
+
+    Raises:
+        SettingsError: another one. What cannot be read is left to the recipe's own reader.
+
+    """
+    try:
+        stored = yaml.safe_load(path.read_text('utf-8')) if path else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        stored = None
+    found = stored.get('recipe', RECIPES[0]) if isinstance(stored, dict) else RECIPES[0]
+    if found not in RECIPES:
+        raise SettingsError(f'{path}: recipe must be one of {RECIPES}, got {found!r}')
+    return str(found)
+
+
 def read(kind: type[Settings], path: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """
     Build settings from a YAML file (nested like the dataclass) and from options that were given.
@@ -53,6 +74,8 @@ def read(kind: type[Settings], path: Path | None, overrides: Mapping[str, Any]) 
         found = type(stored).__name__
         raise SettingsError(f'{path}: expected a mapping of settings, found {found}')
     merged = {**stored, **{key: value for key, value in overrides.items() if value is not None}}
+    if 'recipe' not in get_type_hints(kind):
+        merged.pop('recipe', None)  # see recipe()
     return _build(kind, merged, str(path or 'settings'))
 
 

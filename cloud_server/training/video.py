@@ -16,10 +16,10 @@
 `ferros-cloud train-video`: the LSTM, on clips of faces that its encoder never saw.
 
 An encoder is surer of faces it has learnt than of strangers. An LSTM trained on those would learn
-to trust single frames too much. So train-image leaves some training faces out altogether, and this
-training makes its clips from them alone: the LSTM learns from exactly the features that the
-shipped encoder gives of strangers. (Features of fold encoders, one per half of the data, would
-spare those faces but come from other networks than the one that is shipped.)
+to trust single frames too much. So this training makes its clips from faces that train-image left
+out (`temporal` in its settings). By default the LSTM reads nothing but the frame's logits, which
+mean the same in every encoder of these labels: it can learn with an encoder that left faces out
+and serve with one that learnt from them too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import copy
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from cloud_server.training.clips import CLOCK_HZ, ClipConfig, Schedule, arrivals
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits, targets
 
 RENDER_BATCH = 256
+AVERAGES_S = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3, 1.7, 2.2)
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,12 @@ class VideoConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    state_size: int = 128
-    projection_size: int = 16
+    units: int = 128
+    projection_size: int = 0
     dropout: float = 0.2
+    steadiness: float = 0.0  # price of each change of the answer, see loss_of
+    joined_share: float = 0.3  # of the sequences: two clips on end, another person comes
+    longest_frames: int = 300
     precision: str = 'bf16'  # of the encoder while the clips are made
     clip: ClipConfig = field(default_factory=ClipConfig)
 
@@ -79,8 +84,12 @@ class VideoConfig:
         """Refuse what cannot be trained."""
         if self.precision not in ('bf16', 'fp32'):
             raise ValueError(f'precision must be bf16 or fp32, got {self.precision!r}')
-        if min(self.clips, self.held_out_clips, self.epochs, self.batch_size) < 1:
-            raise ValueError(f'clips, epochs and batch_size must be at least 1: {self}')
+        if min(self.clips, self.held_out_clips, self.epochs, self.batch_size,
+               self.longest_frames) < 1:
+            raise ValueError('clips, epochs, batch_size and longest_frames must be at least 1: '
+                             f'{self}')
+        if not 0 <= self.joined_share <= 1:
+            raise ValueError(f'joined_share must be in [0, 1], got {self.joined_share}')
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,21 @@ class Footage:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+
+def _kept(path: Path, key: str, make: Callable[[], Footage]) -> Footage:
+    """Return the footage of a file, or make it and keep it: a restart need not film again."""
+    if path.exists() and settings.metadata(path).get('settings') == key:
+        stored = load_file(path)
+        return Footage(
+            features=stored['features'], tick=stored['tick'].numpy(),
+            side_px=stored['side_px'].numpy(), target=stored['target'],
+            weight=stored['weight'], starts=stored['starts'].numpy(), ticks=int(stored['ticks']),
+        )
+    footage = make()
+    stored = {each.name: torch.as_tensor(getattr(footage, each.name)) for each in fields(Footage)}
+    settings.write_atomically(path, save(stored, {'settings': key}))
+    return footage
 
 
 @torch.inference_mode()
@@ -155,7 +179,7 @@ class Batch:
 
 
 def gather(
-    footage: Footage, clips: npt.NDArray[np.int64], rng: np.random.Generator | None
+    footage: Footage, clips: npt.NDArray[np.int64], vary: Vary | None
 ) -> Batch:
     """
     Put clips side by side.
@@ -163,37 +187,76 @@ def gather(
     Args:
         footage: where the frames are.
         clips: [N], which clips.
-        rng: begins half of the clips later and thins a third of them, so that many faces are
-            first seen mid-clip; None takes the clips whole.
+        vary: begins half of the clips later, thins a third of them and joins some with another, so
+            that many faces are first seen mid-clip or follow one another; None takes the clips
+            as they are.
 
     Returns:
-        weights of a clip's frames: the share of time for which their label is held.
+        rows, times, and weights of a clip's frames: the share of time for which their label is
+        held.
 
     """
-    chosen = []
-    for clip in clips:
-        rows = np.arange(footage.starts[clip], footage.starts[clip + 1])
-        if rng is not None:
-            if rng.random() < 0.5:
-                rows = rows[rng.integers(0, len(rows)) :]
-            if rng.random() < 0.33:
-                rows = rows[:: int(rng.integers(2, 5))]
-        chosen.append(rows)
-    longest = max(len(rows) for rows in chosen)
+    chosen = [_frames(footage, int(clip), vary) for clip in clips]
+    longest = max(len(rows) for rows, _ in chosen)
     table = np.full((len(clips), longest), -1)
     interval_s = np.zeros(table.shape, np.float32)
     hold = np.zeros(table.shape, np.float32)
-    for index, rows in enumerate(chosen):
-        ticks = footage.tick[rows]
+    for index, (rows, held_ticks) in enumerate(chosen):
         table[index, : len(rows)] = rows
-        interval_s[index, 1 : len(rows)] = np.diff(ticks) / CLOCK_HZ
-        held = np.diff(ticks, append=footage.ticks)
-        hold[index, : len(rows)] = held / held.sum()
+        interval_s[index, 1 : len(rows)] = held_ticks[:-1] / CLOCK_HZ
+        hold[index, : len(rows)] = held_ticks / held_ticks.sum()
     return Batch(torch.from_numpy(table), torch.from_numpy(interval_s), torch.from_numpy(hold))
 
 
-def loss_of(temporal: Temporal, footage: Footage, batch: Batch, device: torch.device) -> Tensor:
-    """Return the mean cross-entropy to the votes, weighted by the time each label is held."""
+@dataclass(frozen=True)
+class Vary:
+    """How clips are varied while learning from them."""
+
+    rng: np.random.Generator
+    joined_share: float
+    longest_frames: int
+
+
+Ints = npt.NDArray[np.int64]
+
+
+def _frames(footage: Footage, clip: int, vary: Vary | None) -> tuple[Ints, Ints]:
+    """Return the rows [T] of a clip's frames, and for how many ticks each is the newest."""
+    rows: Ints = np.arange(footage.starts[clip], footage.starts[clip + 1])
+    if vary is None:
+        return rows, _held(footage, rows)
+    rng = vary.rng
+    if rng.random() < 0.5:
+        rows = rows[rng.integers(0, len(rows)) :]
+    if rng.random() < 0.33:
+        rows = rows[:: int(rng.integers(2, 5))]
+    held = _held(footage, rows)
+    if rng.random() < vary.joined_share:
+        more = _frames(footage, int(rng.integers(len(footage))), replace(vary, joined_share=0.0))
+        rows, held = np.concatenate((rows, more[0])), np.concatenate((held, more[1]))
+    return rows[: vary.longest_frames], held[: vary.longest_frames]
+
+
+def _held(footage: Footage, rows: Ints) -> Ints:
+    """Return the ticks [T] from each frame to the next; the last is held as long as usual."""
+    ticks = footage.tick[rows]
+    gaps = np.diff(ticks)
+    usual = int(np.median(gaps)) if len(gaps) else CLOCK_HZ
+    last = min(max(usual, 1), footage.ticks - int(ticks[-1]))
+    return np.append(gaps, last).astype(np.int64)
+
+
+def loss_of(
+    temporal: Temporal, footage: Footage, batch: Batch, device: torch.device,
+    steadiness: float = 0.0,
+) -> Tensor:
+    """
+    Return the mean cross-entropy to the votes, weighted by the time each label is held.
+
+    To it comes steadiness x the mean over sequences of how far the distribution moves in all
+    (total variation, 1 for a change from one sure label to another): a change that is due costs
+    that once, a label that flickers again and again.
+    """
     rows = batch.rows.clamp(min=0)
     side = torch.from_numpy(footage.side_px)[rows]
     logits = temporal.unroll(
@@ -203,7 +266,34 @@ def loss_of(temporal: Temporal, footage: Footage, batch: Batch, device: torch.de
         logits.transpose(1, 2), footage.target[rows].to(device).transpose(1, 2), reduction='none'
     )
     weight = (batch.hold * footage.weight[rows]).to(device)
-    return (loss * weight).sum() / weight.sum()
+    mean = (loss * weight).sum() / weight.sum()
+    if not steadiness:
+        return mean
+    moved = logits.softmax(-1).diff(dim=1).abs().sum(-1) / 2
+    return mean + steadiness * (moved * (batch.rows[:, 1:] >= 0).to(device)).sum(1).mean()
+
+
+def tune_average(footage: Footage) -> float:
+    """
+    Return the time constant in s with which an exponential average is right for the longest.
+
+    The simple method that the LSTM is measured against gets the best constant that there is on the
+    clips the LSTM learns from: right is the emotion with most votes of what is seen.
+    """
+    batch = gather(footage, np.arange(len(footage)), None)
+    rows, known = batch.rows.clamp(min=0), (batch.rows >= 0).float() * batch.hold
+    seen = torch.softmax(footage.features[rows][..., :7], -1)
+    right = footage.target[rows][..., :7].argmax(-1)
+    found = {}
+    for constant_s in AVERAGES_S:
+        keep = torch.exp(-batch.interval_s / constant_s) * (batch.interval_s > 0)
+        average, hits = seen[:, 0], torch.zeros(())
+        for frame in range(rows.shape[1]):
+            share = 1 - keep[:, frame : frame + 1]
+            average = average + share * (seen[:, frame] - average)
+            hits = hits + ((average.argmax(-1) == right[:, frame]) * known[:, frame]).sum()
+        found[constant_s] = float(hits)
+    return max(found, key=lambda constant_s: found[constant_s])
 
 
 class Trainer:
@@ -214,13 +304,18 @@ class Trainer:
         self.config, self.device, self.epoch = config, device, 0
         self.temporal = Temporal(TemporalConfig(
             embedding_size=embedding_size, projection_size=config.projection_size,
-            state_size=config.state_size, dropout=config.dropout,
+            units=config.units, dropout=config.dropout,
         )).to(device)
         self.best = copy.deepcopy(self.temporal)
         self.best_loss = float('inf')
         self.optimizer = torch.optim.AdamW(
             self.temporal.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
+
+    def start_at(self, average_s: float) -> None:
+        """Begin at an exponential average of this constant."""
+        with torch.no_grad():
+            self.temporal.log_average_s.fill_(float(np.log(average_s)))
 
     def run_epoch(self, footage: Footage) -> float:
         """Train one epoch, reproducible from its number; return the mean loss."""
@@ -233,11 +328,12 @@ class Trainer:
         rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * self.epoch / config.epochs))
         for group in self.optimizer.param_groups:
             group['lr'] = rate
+        vary = Vary(rng, config.joined_share, config.longest_frames)
         losses = []
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            batch = gather(footage, chosen, rng)
-            loss = loss_of(self.temporal, footage, batch, self.device)
+            batch = gather(footage, chosen, vary)
+            loss = loss_of(self.temporal, footage, batch, self.device, config.steadiness)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.temporal.parameters(), 1.0)
@@ -302,6 +398,10 @@ def train(
     splits = load_splits(data, **split)
     trainer = Trainer(config, encoder.config.widths[-1], device)
     key = settings.digest(config) + settings.file_digest(encoder_path)
+    # What decides the clips; the rest of the settings may change and the footage still be right.
+    filmed = settings.digest(replace(VideoConfig(), **{
+        name: getattr(config, name) for name in ('seed', 'clips', 'held_out_clips', 'precision',
+                                                 'clip')})) + settings.file_digest(encoder_path)
     checkpoint = out / 'video_checkpoint.safetensors'
     history = trainer.resume(checkpoint, key) if checkpoint.exists() else []
     if trainer.epoch < config.epochs:
@@ -310,11 +410,16 @@ def train(
         unseen = draw(config.clip, config.held_out_clips, len(splits.held_out), config.seed + 1)
         print(f'{config.clips} clips of {len(splits.temporal)} faces the encoder never saw, '
               f'{int(scenes.arrives.sum())} frames; {device}', flush=True)
-        footage = film(encoder, splits.temporal, scenes, device, bf16=bf16)
-        judged = film(encoder, splits.held_out, unseen, device, bf16=bf16)
+        footage = _kept(out / 'footage_train.safetensors', filmed,
+                        lambda: film(encoder, splits.temporal, scenes, device, bf16=bf16))
+        judged = _kept(out / 'footage_held_out.safetensors', filmed,
+                       lambda: film(encoder, splits.held_out, unseen, device, bf16=bf16))
         if not history:
-            history.append({'epoch': 0, 'held_out_loss': round(trainer.judge(judged), 4)})
-            print(f'{json.dumps(history[-1])}  (the frame alone)', flush=True)
+            average_s = tune_average(footage)
+            trainer.start_at(average_s)
+            history.append({'epoch': 0, 'held_out_loss': round(trainer.judge(judged), 4),
+                            'exponential_s': average_s})
+            print(f'{json.dumps(history[-1])}  (an exponential average)', flush=True)
     while trainer.epoch < config.epochs:
         began = time.monotonic()
         loss = trainer.run_epoch(footage)
@@ -343,6 +448,10 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
+        if settings.recipe(args.config) == 'paper':
+            from cloud_server.training import paper_video
+
+            return paper_video.run(args)
         given = {'epochs': args.epochs, 'clips': args.clips, 'seed': args.seed}
         config = settings.read(VideoConfig, args.config, given)
         train(config, args.data, args.encoder, args.out, settings.pick_device(args.device))
