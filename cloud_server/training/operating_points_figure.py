@@ -114,10 +114,11 @@ def _name_some(axes: Any, front: Sequence[Point]) -> None:
     for point in reversed(front):
         if _kbit_s(point) <= named / 2.2:
             named = _kbit_s(point)
+            first = point is front[0] or named / _kbit_s(front[0]) < 2  # at the left edge
             axes.annotate(
                 f'{point.face_size_px} px  {point.frame_rate_fps:g}/s  q{point.quality}',
-                (named, 100 * point.accuracy), xytext=(-4, 5), textcoords='offset points',
-                ha='right', size=6.5, color=INK,
+                (named, 100 * point.accuracy), xytext=(6, -9) if first else (-4, 5),
+                textcoords='offset points', ha='left' if first else 'right', size=6.5, color=INK,
             )
 
 
