@@ -25,7 +25,7 @@ from tiny_ferplus import make_faces
 
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import Encoder, EncoderConfig, Temporal, TemporalConfig
-from cloud_server.training import streaming
+from cloud_server.training import calibrate, evaluate, streaming
 from cloud_server.training.clips import ClipConfig, Schedule, draw
 from cloud_server.training.evaluate import DEFAULT_MODEL
 from cloud_server.training.export import Serving, export
@@ -157,6 +157,20 @@ def test_the_shipped_lstm_is_as_right_after_a_minute_as_at_the_beginning(
         shipped, np.tile(features, (1, 10, 1)), np.arange(1800), 32.0)
     right = logits[:, :, :7].argmax(2) == streaming.truths(known, scenes)[:, :1]
     assert right[:, -180:].mean() >= right[:, :180].mean() - 0.03
+
+
+@pytest.mark.parametrize(('true', 'error'), [(1, 0.0), (2, 1.0)])
+def test_answers_that_are_sure_are_calibrated_only_where_they_are_right(
+    engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch, true: int, error: float
+) -> None:
+    def streamed(_: OnnxEngine, faces: Faces, side_px: int, clips: int) -> tuple[
+            np.ndarray, np.ndarray]:
+        assert (faces.votes[:, :8].sum(1) > 0).all() and clips == 3
+        return np.eye(8, dtype=np.float32)[[1] * 20] * 99, np.eye(7)[[true] * 20]
+
+    monkeypatch.setattr(calibrate, 'streamed', streamed)
+    found = evaluate.streamed_ece(engine, FACES, 3)
+    assert found == {side: pytest.approx(error, abs=1e-6) for side in ('48', '32', '16')}
 
 
 def test_the_grid_has_every_cell_and_method(engine: OnnxEngine) -> None:

@@ -104,7 +104,7 @@ def calibrate(engine: OnnxEngine, faces: Faces, clips: int) -> Calibration:
     known = faces.subset(counted)
     for side in SIZES_PX:
         first = first_frame(engine, smaller(known.luma, side))
-        later, right = _streamed(engine, known, side, clips)
+        later, right = streamed(engine, known, side, clips)
         weight = np.concatenate((np.full(len(first), 1 / len(first)),
                                  np.full(len(later), 1 / len(later))))
         points.append((float(side), round(fit_temperature(
@@ -144,7 +144,7 @@ def _selective(
     )
 
 
-def _streamed(
+def streamed(
     engine: OnnxEngine, faces: Faces, side_px: int, clips: int
 ) -> tuple[Floats, npt.NDArray[np.float64]]:
     """Return the LSTM's answers [B,8] within clips at one size, and what was right [B,7]."""

@@ -442,11 +442,33 @@ def _speed(args: argparse.Namespace, engine: OnnxEngine) -> dict[str, Any]:
     return figures
 
 
+def streamed_ece(engine: OnnxEngine, faces: Faces, clips: int) -> dict[str, float]:
+    """
+    Return the calibration error of the LSTM's answers by face size.
+
+    Over clips of all faces with an emotion vote, ambiguous ones too, at the frame rates and with
+    the losses they are drawn with; right is the emotion with most votes of what is seen.
+    """
+    from cloud_server.training import calibrate, streaming
+
+    known = faces.subset(faces.votes[:, :8].sum(1) > 0)
+    found = {}
+    for side in streaming.SIDES_PX:
+        logits, shares = calibrate.streamed(engine, known, side, clips)
+        scores = served(engine, logits, side)
+        right = np.take_along_axis(shares, scores.argmax(1)[:, None], 1)[:, 0]
+        found[str(side)] = round(calibration_error(scores.max(1), right), 4)
+    return found
+
+
 def _clips(args: argparse.Namespace, engine: OnnxEngine, faces: Faces) -> dict[str, Any]:
     from cloud_server.training import streaming
 
     figures = streaming.grid(engine, faces, args.clips)
+    figures['streamed_ece_all_faces'] = streamed_ece(engine, faces, args.clips)
     print(streaming.table(figures))
+    print('calibration error of the LSTM within clips of all faces:', ', '.join(
+        f'{side} px {ece}' for side, ece in figures['streamed_ece_all_faces'].items()))
     options = f'--split {args.split} --clips {args.clips}'
     _leave(args, f'clips_{args.split}', options, figures)
     count = int((majority(faces.votes) >= 0).sum())

@@ -430,7 +430,8 @@ def train(
         left_min = history[-1]['seconds'] * (config.epochs - trainer.epoch) / 60
         print(f'{json.dumps(history[-1])}  about {left_min:.0f} min left', flush=True)
     save_weights(trainer.best, out / 'temporal.safetensors', {'split': split})
-    report = {'settings': asdict(config), 'split': split, 'history': history}
+    report = {'settings': asdict(config), 'split': split, 'history': history,
+              'encoder': settings.file_digest(encoder_path)}
     (out / 'video.json').write_text(json.dumps(report, indent=1) + '\n')
     return load_temporal(out / 'temporal.safetensors')
 
