@@ -30,8 +30,11 @@ from tiny_ferplus import make_faces, write_folder, write_zip
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import Encoder, EncoderConfig, Temporal, TemporalConfig
 from cloud_server.training import bootstrap, report_read
-from cloud_server.training.evaluate import (
-    DEFAULT_MODEL,
+from cloud_server.training.evaluate import DEFAULT_MODEL
+from cloud_server.training.export import Serving, export, write_model_json
+from cloud_server.training.ferplus import EMOTIONS, load, majority
+from cloud_server.training.quantize import quantize
+from cloud_server.training.scores import (
     Scores,
     calibration_error,
     confidence_figures,
@@ -39,9 +42,6 @@ from cloud_server.training.evaluate import (
     plurality,
     served,
 )
-from cloud_server.training.export import Serving, export, write_model_json
-from cloud_server.training.ferplus import EMOTIONS, load, majority
-from cloud_server.training.quantize import quantize
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -36,8 +36,13 @@ from cloud_server.model import (
     save_weights,
 )
 from cloud_server.training import export
-from cloud_server.training.evaluate import calibration_error, first_frame, plurality, served
 from cloud_server.training.ferplus import load_splits
+from cloud_server.training.scores import (
+    calibration_error,
+    first_frame,
+    plurality,
+    served,
+)
 
 SPLIT = {'held_out': 40, 'seed': 1, 'temporal': 0}
 CONFIG = EncoderConfig(stem_channels=4, widths=(4, 6), blocks=(1, 1))

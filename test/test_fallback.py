@@ -47,7 +47,6 @@ from cloud_server.model import (
 )
 from cloud_server.model_info import ModelError
 from cloud_server.training import settings, study
-from cloud_server.training.evaluate import confidence_figures
 from cloud_server.training.evaluate_fallback import GRAPH_FILE, INFO_FILE, Fallback, shrunk
 from cloud_server.training.fallback import (
     LARGEST_BYTES,
@@ -59,6 +58,7 @@ from cloud_server.training.fallback import (
 )
 from cloud_server.training.ferplus import Faces, load, majority
 from cloud_server.training.image import ImageConfig
+from cloud_server.training.scores import confidence_figures
 from ferros.local_model import LocalModel
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,9 +33,10 @@ from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import Encoder, EncoderConfig, Temporal, TemporalConfig, save_weights
 from cloud_server.model_info import ModelError
 from cloud_server.training import export
-from cloud_server.training.evaluate import DEFAULT_MODEL, first_frame, served
+from cloud_server.training.evaluate import DEFAULT_MODEL
 from cloud_server.training.ferplus import load, majority
 from cloud_server.training.quantize import quantize
+from cloud_server.training.scores import first_frame, served
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLIT = {'held_out': 40, 'seed': 1, 'temporal': 0}

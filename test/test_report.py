@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 
 from cloud_server.training import paper_rows, report, report_figures
-from cloud_server.training.evaluate import Scores
+from cloud_server.training.scores import Scores
 from cloud_server.training.study import SUFFIX, Record
 
 SEVEN = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear')

@@ -28,7 +28,7 @@ from tiny_ferplus import make_faces, write_folder
 
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import Encoder, EncoderConfig, Temporal, TemporalConfig
-from cloud_server.training import bootstrap, evaluate, robustness
+from cloud_server.training import bootstrap, evaluate, robustness, scores
 from cloud_server.training.export import Serving, export
 from cloud_server.training.ferplus import majority
 
@@ -161,7 +161,7 @@ def test_every_view_is_measured_by_the_code_that_serves(model: Path) -> None:
     rows = {row['view']: row for row in found['rows']}
     assert len(rows) == len(robustness.views(FACES)) and found['resamples'] == bootstrap.RESAMPLES
     plain = found['rows'][0]
-    guess = evaluate.served(engine, evaluate.first_frame(engine, FACES.luma, progress=False), 48)
+    guess = scores.served(engine, scores.first_frame(engine, FACES.luma, progress=False), 48)
     assert plain['accuracy'] == pytest.approx(
         (guess.argmax(1) == majority(FACES.votes)).mean(), abs=1e-5)
     assert 'difference' not in plain and plain['count'] == 28

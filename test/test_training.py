@@ -28,7 +28,7 @@ from tiny_ferplus import make_faces, write_folder
 
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import load_encoder, load_temporal
-from cloud_server.training import calibrate, evaluate, export, image, settings, video
+from cloud_server.training import calibrate, export, image, scores, settings, video
 from cloud_server.training.ferplus import load, load_splits, majority
 
 IMAGE_YAML = """
@@ -94,7 +94,7 @@ def test_the_encoder_learns_to_tell_emotions_apart(trained: Path, data: Path) ->
     history = json.loads((trained / 'image.json').read_text())['history']
     assert history[-1]['loss'] < history[0]['loss']
     engine, valid = OnnxEngine(trained / 'model'), load(data, 'valid', progress=False)
-    guess = evaluate.first_frame(engine, valid.luma, progress=False)[:, :7].argmax(1)
+    guess = scores.first_frame(engine, valid.luma, progress=False)[:, :7].argmax(1)
     assert (guess == majority(valid.votes)).mean() > 0.5  # chance is 1/7
 
 

@@ -51,9 +51,10 @@ from tqdm import tqdm
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model import WeightsError, read_about
 from cloud_server.model_info import ModelError
-from cloud_server.training.evaluate import DEFAULT_MODEL, first_frame, served
+from cloud_server.training.evaluate import DEFAULT_MODEL
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits, majority
 from cloud_server.training.robustness import difference
+from cloud_server.training.scores import first_frame, served
 from ferros.crop import crop
 from ferros.detect import (
     HAAR_CROP_SCALE,

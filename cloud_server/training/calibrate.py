@@ -27,7 +27,6 @@ import numpy.typing as npt
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.training import streaming
 from cloud_server.training.clips import ClipConfig, arrivals, draw
-from cloud_server.training.evaluate import first_frame, plurality
 from cloud_server.training.ferplus import Faces, majority
 from cloud_server.training.risk_coverage import (
     accuracy_at,
@@ -35,6 +34,7 @@ from cloud_server.training.risk_coverage import (
     thinned,
     threshold_at,
 )
+from cloud_server.training.scores import first_frame, plurality
 
 SIZES_PX = (12, 16, 24, 32, 48)
 COVERAGE = 0.9

@@ -38,16 +38,10 @@ from tqdm import tqdm
 from cloud_server.model_info import ModelError
 from cloud_server.preprocess import to_input
 from cloud_server.training import bootstrap
-from cloud_server.training.evaluate import (
-    SMOKE_BELOW,
-    SPLITS,
-    Floats,
-    Scores,
-    confidence_figures,
-    record,
-)
+from cloud_server.training.evaluate import SPLITS, record
 from cloud_server.training.ferplus import EMOTIONS, SIDE_PX, DatasetError, Faces, load, majority
-from cloud_server.training.study import SUFFIX, Record
+from cloud_server.training.scores import Floats, Scores, confidence_figures
+from cloud_server.training.study import SMOKE_BELOW, SUFFIX, Record
 
 GRAPH_FILE = 'fallback.onnx'
 INFO_FILE = 'fallback.json'

@@ -43,9 +43,9 @@ from cloud_server.model import (
 )
 from cloud_server.model_info import ENCODER_FILE, ENCODER_FILES, TEMPORAL_FILE
 from cloud_server.training.calibrate import COVERAGE, Calibration, calibrate
-from cloud_server.training.evaluate import first_frame, served
 from cloud_server.training.ferplus import SIDE_PX, DatasetError, Faces, load_splits, majority
 from cloud_server.training.quantize import quantize
+from cloud_server.training.scores import first_frame, served
 
 OPSET = 17
 CALIBRATION_FILE = 'calibration.json'  # what the held-out faces said; serving does not read it

@@ -61,7 +61,6 @@ from cloud_server.model import (
 )
 from cloud_server.model_info import ModelError
 from cloud_server.training.calibrate import COVERAGE, SIZES_PX, fit_temperature
-from cloud_server.training.evaluate import plurality
 from cloud_server.training.evaluate_fallback import (
     GRAPH_FILE,
     INFO_FILE,
@@ -70,6 +69,7 @@ from cloud_server.training.evaluate_fallback import (
 )
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits
 from cloud_server.training.risk_coverage import threshold_at
+from cloud_server.training.scores import plurality
 from cloud_server.training.settings import write_atomically
 
 OPSET = 13

@@ -45,11 +45,9 @@ from cloud_server.model import (
 )
 from cloud_server.training import settings
 from cloud_server.training.augment import AugmentConfig, augment, mix
-from cloud_server.training.evaluate import Scores
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits, majority, targets
-from cloud_server.training.study import Record, command_of
-
-SMOKE_BELOW = 1000  # validation faces: fewer only prove that the command works
+from cloud_server.training.scores import Scores
+from cloud_server.training.study import SMOKE_BELOW, Record, command_of
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ from tqdm import tqdm
 from cloud_server.model import WeightsError
 from cloud_server.training import pretrained, settings
 from cloud_server.training.augment import AugmentConfig, augment
-from cloud_server.training.evaluate import Scores
 from cloud_server.training.ferplus import DatasetError, Faces, Splits, load_splits, majority
 from cloud_server.training.resnet import (
     IMAGENET_MEAN,
@@ -54,6 +53,7 @@ from cloud_server.training.resnet import (
     ResNetConfig,
     save_resnet,
 )
+from cloud_server.training.scores import Scores
 
 WEIGHTS, CHECKPOINT = 'resnet.safetensors', 'resnet_checkpoint.safetensors'
 VGGFACE2_BGR = (91.4953, 103.8827, 131.0912)

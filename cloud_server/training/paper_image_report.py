@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from cloud_server.training import paper_rows, report_figures
-from cloud_server.training.evaluate import SMOKE_BELOW, Scores
 from cloud_server.training.ferplus import Splits
 from cloud_server.training.paper_image import WEIGHTS, Outcome, score
 from cloud_server.training.resnet import load_resnet
-from cloud_server.training.study import Record
+from cloud_server.training.scores import Scores
+from cloud_server.training.study import SMOKE_BELOW, Record
 
 
 def report(

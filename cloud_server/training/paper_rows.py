@@ -179,7 +179,7 @@ def beside(network: str, per_class: Mapping[str, Mapping[str, Any]], accuracy: f
 
     Args:
         network: the name of our row.
-        per_class: label -> recall and f1, as evaluate.Scores.to_json gives them.
+        per_class: label -> recall and f1, as scores.Scores.to_json gives them.
         accuracy: ours, in [0, 1].
 
     """

@@ -40,14 +40,14 @@ from tqdm import tqdm
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.training import bootstrap
 from cloud_server.training.augment import warp
-from cloud_server.training.evaluate import (
+from cloud_server.training.ferplus import SIDE_PX, Faces, majority
+from cloud_server.training.scores import (
     Scores,
     calibration_error,
     first_frame,
     plurality,
     served,
 )
-from cloud_server.training.ferplus import SIDE_PX, Faces, majority
 
 Luma = npt.NDArray[np.uint8]
 Change = Callable[[Luma], Luma]

@@ -51,7 +51,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cloud_server.model import WeightsError
 from cloud_server.training import image, paper_image, pretrained, report_figures, settings
-from cloud_server.training.evaluate import SMOKE_BELOW, Scores
 from cloud_server.training.ferplus import (
     EMOTIONS,
     DatasetError,
@@ -62,8 +61,9 @@ from cloud_server.training.ferplus import (
 )
 from cloud_server.training.image import ImageConfig
 from cloud_server.training.paper_image import PaperConfig
+from cloud_server.training.scores import Scores
 from cloud_server.training.settings import SettingsError
-from cloud_server.training.study import Record, command_of
+from cloud_server.training.study import SMOKE_BELOW, Record, command_of
 
 CRITERIA = ('accuracy', 'macro_f1')
 WORST = 0.0  # of either criterion

@@ -36,6 +36,7 @@ from typing import Any
 FORMAT = 1
 KINDS = ('image', 'video', 'clips', 'search')
 SUFFIX = '.study.json'
+SMOKE_BELOW = 1000  # faces to measure on: fewer only prove that the command works
 
 
 class StudyError(ValueError):
