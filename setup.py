@@ -47,7 +47,7 @@ setup(
     package_data={
         'cloud_server': [
             'training/*.j2', 'weights/*/*.onnx', 'weights/*/*.json', 'weights/*/*.md',
-            'weights/*/LICENSE'],
+            'weights/*/*.yaml', 'weights/*/LICENSE'],
         'ferros': ['models/*'],
         'ferros_proto': ['*.pyi'],
     },
@@ -66,6 +66,8 @@ setup(
             'camera_player = ferros.camera_player:main',
             'emotion_node = ferros.node:main',
             'ferros-cloud = cloud_server.__main__:main',
+            'ferros-link-check = ferros.link_check:main',
+            'link_check = ferros.link_check:main',
         ],
         # How `ferros-cloud predict` finds the robot's detector without importing the robot half.
         'ferros.face_source': ['default = ferros.faces:FaceSource'],

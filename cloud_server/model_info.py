@@ -17,10 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from cloud_server import accuracy_grid
+from ferros_proto import recognition_pb2 as wire
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 # The graphs of a model folder and what they do.
@@ -68,6 +74,8 @@ class ModelInfo:
     sha256: dict[str, str]
     # Served label -> its place (valence, arousal), each -1..1; empty where it is not known.
     affect: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # What each way of sending a face costs and is worth; empty where it was not measured.
+    accuracy_grid: tuple[wire.OperatingPoint, ...] = ()
 
     @property
     def display(self) -> str:
@@ -87,7 +95,7 @@ class ModelInfo:
     @classmethod
     def load(cls, folder: Path) -> ModelInfo:
         """
-        Read and check model.json and the digests of the graphs beside it.
+        Read and check model.json, the digests of the graphs and the accuracy grid beside it.
 
         Raises:
             ModelError: naming the file and everything that is wrong with it.
@@ -104,7 +112,7 @@ class ModelInfo:
         for name in (*ENCODER_FILES.values(), TEMPORAL_FILE):
             if name in info.sha256:
                 _check_digest(folder / name, info.sha256[name])
-        return info
+        return replace(info, accuracy_grid=_grid(folder / accuracy_grid.FILE, info))
 
     @classmethod
     def from_json(cls, document: object, path: Path = Path('model.json')) -> ModelInfo:
@@ -187,6 +195,20 @@ def _check_digest(path: Path, expected: str) -> None:
         raise ModelError(
             f'{path}: sha256 is {actual}, model.json says {expected}: damaged or of another model'
         )
+
+
+def _grid(path: Path, info: ModelInfo) -> tuple[wire.OperatingPoint, ...]:
+    """Return the accuracy grid of a folder; none where the folder has none."""
+    if not path.exists():
+        return ()
+    try:
+        points = accuracy_grid.read(path)
+    except accuracy_grid.GridError as error:
+        raise ModelError(str(error)) from error
+    digest = info.sha256[ENCODER_FILE][:16]
+    if digest.encode() not in path.read_bytes():
+        log.warning('%s: does not name the encoder %s; was another model measured?', path, digest)
+    return points
 
 
 def _short(value: object) -> str:

@@ -69,6 +69,11 @@ class Answers:
         # Whether anything happened since due() last decided.
         self._news = False
 
+    @property
+    def primary_id(self) -> str | None:
+        """Return the id of the primary face; None: there is no face."""
+        return self._primary_id
+
     def on_image(self, frame: CameraFrame, tracks: Sequence[Track], now_ns: int) -> None:
         """Note that an image was processed and which faces are in it."""
         self._newest = frame

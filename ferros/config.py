@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ class Parameter(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    # A value outside of these that means: not set.
+    unset: float | None = None
 
 
 def _parameter(
@@ -38,10 +41,11 @@ def _parameter(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    unset: float | None = None,
 ) -> Any:
     return field(
         default=default,
-        metadata={'parameter': Parameter(description, minimum, maximum, choices)},
+        metadata={'parameter': Parameter(description, minimum, maximum, choices, unset)},
     )
 
 
@@ -74,10 +78,30 @@ class RobotConfig:
     )
     detector_model: str = _parameter('', 'path of the YuNet model file (ONNX)')
     cascade_file: str = _parameter('', 'path of the Haar cascade; empty: where OpenCV has it')
-    face_size_px: int = _parameter(48, 'side of the square face crop that is sent', 12, 224)
-    frame_rate_fps: float = _parameter(15.0, 'frames per second sent of each face', 0.1, 60.0)
-    codec: str = _parameter('webp', 'how a crop is compressed', choices=('jpeg', 'webp'))
-    quality: int = _parameter(80, "1 to 100 in the codec's own scale", 1, 100)
+    face_size_px: int = _parameter(
+        0, 'side of the square face crop that is sent; 0: as the link allows', 12, 224, unset=0
+    )
+    frame_rate_fps: float = _parameter(
+        0.0, 'frames per second sent of each face; 0: as the link allows', 0.1, 60.0, unset=0.0
+    )
+    codec: str = _parameter(
+        'auto', 'how a crop is compressed; auto: as the link allows',
+        choices=('auto', 'jpeg', 'webp'),
+    )
+    quality: int = _parameter(
+        0, "1 to 100 in the codec's own scale; 0: as the link allows", 1, 100, unset=0
+    )
+    accuracy_grid_file: str = _parameter(
+        '',
+        'path of the YAML file of operating points to steer by where the server names none; '
+        'empty: the one that comes with ferros',
+    )
+    data_limit_kbit_per_s: float = _parameter(
+        0.0, 'what may be sent and received on average; 0: no limit', 1.0, 1e6, unset=0.0
+    )
+    data_limit_mb_per_h: float = _parameter(
+        0.0, 'the same in megabytes per hour; 0: no limit', 0.5, 1e6, unset=0.0
+    )
     max_faces: int = _parameter(
         8, 'faces sent to the server; where there are more, the largest', 1, 64
     )
@@ -91,8 +115,15 @@ class RobotConfig:
         50,
         60000,
     )
-    max_in_flight_bytes: int = _parameter(
-        16384, 'bytes sent but not yet answered at which sending waits', 1024, 1048576
+    stale_after_ms: int = _parameter(
+        210,
+        "an answer that took longer than this beyond the path's smallest round trip is dropped: "
+        'after a stall of the link it would be old news',
+        50,
+        60000,
+    )
+    trace_file: str = _parameter(
+        '', 'path of a file that what the link does is written to, as JSON lines; empty: none'
     )
     connect_timeout_ms: int = _parameter(
         5000, 'how long one attempt to reach the server may take', 100, 60000
@@ -117,9 +148,15 @@ class RobotConfig:
             raise ValueError("detector is 'yunet', expected detector_model to name its ONNX file")
 
     @property
-    def wire_codec(self) -> Codec:
-        """Return the codec as the wire names it."""
-        return Codec[self.codec.upper()]
+    def wire_codec(self) -> Codec | None:
+        """Return the codec as the wire names it; None: it is not pinned."""
+        return None if self.codec == 'auto' else Codec[self.codec.upper()]
+
+    @property
+    def data_limit_bytes_per_s(self) -> float:
+        """Return the tighter of the two data limits; inf where neither is set."""
+        limits = (self.data_limit_kbit_per_s * 125, self.data_limit_mb_per_h * 1e6 / 3600)
+        return min((limit for limit in limits if limit > 0), default=math.inf)
 
 
 def is_loopback(address: str) -> bool:
@@ -150,10 +187,15 @@ def check(name: str, value: object) -> None:
         raise ValueError(f'{name} is {value!r}, expected {expected.__name__}')
     if limits.choices and value not in limits.choices:
         raise ValueError(f'{name} is {value!r}, expected one of {", ".join(limits.choices)}')
+    if limits.unset is not None and value == limits.unset:
+        return
     # Written so that NaN is refused too.
     if (
         limits.minimum is not None
         and limits.maximum is not None
         and not limits.minimum <= value <= limits.maximum  # type: ignore[operator]
     ):
-        raise ValueError(f'{name} is {value!r}, expected {limits.minimum:g} to {limits.maximum:g}')
+        unset = '' if limits.unset is None else f'{limits.unset:g} or '
+        raise ValueError(
+            f'{name} is {value!r}, expected {unset}{limits.minimum:g} to {limits.maximum:g}'
+        )

@@ -90,10 +90,14 @@ def _link_status(name: str, link: LinkReport) -> DiagnosticStatus:
         sent_bytes=str(bandwidth.sent_bytes),
         acknowledged_bytes=str(bandwidth.acknowledged_bytes),
         acknowledged_bytes_per_s=f'{bandwidth.acknowledged_bytes_per_s:.0f}',
+        rate_bytes_per_s=f'{bandwidth.rate_bytes_per_s:.0f}',
+        budget_bytes_per_s=f'{link.budget_bytes_per_s:.0f}',
+        window_bytes=str(bandwidth.window_bytes),
+        queue_ms=f'{bandwidth.queue_ms:.1f}',
         in_flight_bytes=str(bandwidth.in_flight_bytes),
         round_trip_ms=f'{bandwidth.round_trip_ms:.1f}',
         min_round_trip_ms=f'{bandwidth.min_round_trip_ms:.1f}',
-        operating_point=_point(link),
+        **_points(link),
     )
 
 
@@ -106,11 +110,17 @@ def _drops_status(name: str, drops: Mapping[str, int]) -> DiagnosticStatus:
     )
 
 
-def _point(link: LinkReport) -> str:
-    if link.point is None:
-        return ''
-    size_px, frame_rate_fps, codec, quality = link.point
-    return f'{size_px} px, {frame_rate_fps:g} fps, {codec.name.lower()} {quality}'
+def _points(link: LinkReport) -> dict[str, str]:
+    """Return what is planned for each face, the primary first."""
+    points = link.plan.points.values() if link.plan is not None else ()
+    return {
+        f'operating_point_{rank}': (
+            f'{point.face_size_px} px, {point.frame_rate_fps:.3g} fps, '
+            f'{point.codec.name.lower()} {point.quality}, '
+            f'expected accuracy {point.accuracy:.3f}'
+        )
+        for rank, point in enumerate(points)
+    }
 
 
 def _status(name: str, level: bytes, message: str, **values: str) -> DiagnosticStatus:

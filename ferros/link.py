@@ -22,26 +22,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 
-from ferros.bandwidth import Bandwidth, BandwidthEstimator
+from ferros import accuracy_grid
+from ferros.accuracy_grid import GridError
+from ferros.bandwidth import Bandwidth
 from ferros.config import RobotConfig
 from ferros.crop import crop
 from ferros.drops import Drops
 from ferros.encode import encode
-from ferros.operating_point import OperatingPointChooser
-from ferros.outbox import Outbox, Ready, interval_ns
-from ferros.types import UNKNOWN, Observation, OfferedFace, OperatingPoint, Source
+from ferros.operating_point import Plan
+from ferros.outbox import interval_ns
+from ferros.sender import Ready, Sender, ServerTerms, make_sender
+from ferros.trace import STATE_INTERVAL_NS, Trace
+from ferros.types import UNKNOWN, GridPoint, Observation, OfferedFace, Source
 from ferros_proto import recognition_pb2 as wire
 from ferros_proto import recognition_pb2_grpc
 
 PROTOCOL_VERSION = 1
 
-# A server that left a frame unanswered for so long has broken its word; TCP's own waiting on a
-# dead path ends earlier, by the keepalive.
-ANSWER_TIMEOUT_NS = 10_000_000_000
+# A server that left a frame unanswered for so long is gone, or the path to it: a new connection
+# is through sooner than what TCP, doubling its pauses, sends again in the old one. The LSTM's
+# state has been given up by then (it resets after 2 s).
+ANSWER_TIMEOUT_NS = 5_000_000_000
 # Between two attempts; doubled each time, with jitter so that a fleet does not come back at once.
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 2.0
@@ -84,17 +90,14 @@ class LinkReport(NamedTuple):
     sent_frames: int
     answered_frames: int
     bandwidth: Bandwidth
-    # What was last sent; None before the first frame.
-    point: OperatingPoint | None
+    # What may be sent, and is planned to be.
+    budget_bytes_per_s: float
+    # What is sent of each face, the primary first; None before the first frame.
+    plan: Plan | None
 
 
 class _RefusedError(Exception):
     """The server will not serve us, now or ever; the text says why."""
-
-
-class _InFlight(NamedTuple):
-    face: OfferedFace
-    point: OperatingPoint
 
 
 class _Stream:
@@ -104,12 +107,8 @@ class _Stream:
         self.started_ns = now_ns
         self.welcome: wire.Welcome | None = None
         self.ended = False
-        self.sequence = 0
-        self.in_flight: dict[int, _InFlight] = {}
         # The server said Drain: no frame leaves any more, those in flight are still answered.
         self.draining = False
-        self.suggested_fps = math.inf
-        self.suggested_ns = 0
         self.served = False
         self.error: Exception | None = None
 
@@ -119,9 +118,13 @@ class Link:
     Keeps a stream to the server open and sends what is offered, the newest first.
 
     offer() returns at once. on_answer(Observation) and on_change(LinkState, detail) are called
-    from threads of the link. Faces are cropped and encoded on the sending thread, and only when
-    the server has room for them: at most max_in_flight_bytes are unanswered, because every byte
-    beyond what the path holds only makes the answers older.
+    from threads of the link. What is sent when and how is the sender's decision; faces are
+    cropped and encoded on the sending thread, and only when they leave.
+
+    Raises:
+        GridError: the accuracy grid cannot be read.
+        OSError: the trace file cannot be written.
+
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Link:
         on_answer: Callable[[Observation], None],
         on_change: Callable[[LinkState, str], None] = lambda state, detail: None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        sender: Sender | None = None,
     ) -> None:
         self._config = config
         self._drops = drops
@@ -138,17 +142,15 @@ class Link:
         self._on_change = on_change
         self._clock_ns = clock_ns
         self._log = logging.getLogger('ferros.link')
-        self._chooser = OperatingPointChooser(config)
-        self._bandwidth = BandwidthEstimator()
-        self._outbox = Outbox(drops)
-        # Guards all that follows, the outbox and the estimator.
+        self._sender = make_sender(config, drops, clock_ns()) if sender is None else sender
+        self._trace = self._new_trace()
+        # Guards all that follows, and the sender.
         self._changed = threading.Condition()
         self._state = LinkState.STOPPED
         self._detail = ''
         self._model = ''
         self._sent_frames = 0
         self._answered_frames = 0
-        self._point: OperatingPoint | None = None
         self._stopping = False
         self._stream: _Stream | None = None
         self._thread: threading.Thread | None = None
@@ -157,6 +159,8 @@ class Link:
         """Begin to connect, in the background."""
         if self._thread is not None:
             raise RuntimeError('the link was started before')
+        if self._trace is not None and self._trace.closed:
+            self._trace = self._new_trace()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name='ferros-link', daemon=True)
         self._thread.start()
@@ -165,34 +169,41 @@ class Link:
         """End the stream and the threads; the link can be started again."""
         with self._changed:
             self._stopping = True
-            self._outbox.clear('link_stopped')
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._trace is not None:
+            self._trace.close()
 
     def offer(self, faces: Sequence[OfferedFace]) -> None:
         """Hand over the faces of one camera image; those not sent in time are replaced."""
         with self._changed:
-            if self._state is not LinkState.CONNECTED:
+            # While it is being connected, too: they leave right behind the Hello.
+            if self._stream is None:
                 if faces:
                     self._drops.count('not_connected', len(faces))
                 return
-            self._outbox.offer(faces)
+            self._sender.offer(faces, self._clock_ns())
             self._changed.notify_all()
 
     def report(self) -> LinkReport:
         """Return the figures as of now."""
         with self._changed:
+            now_ns = self._clock_ns()
             return LinkReport(
                 state=self._state,
                 detail=self._detail,
                 model=self._model,
                 sent_frames=self._sent_frames,
                 answered_frames=self._answered_frames,
-                bandwidth=self._bandwidth.estimate(self._clock_ns()),
-                point=self._point,
+                bandwidth=self._sender.bandwidth(now_ns),
+                budget_bytes_per_s=self._sender.budget_bytes_per_s,
+                plan=self._sender.plan,
             )
+
+    def _new_trace(self) -> Trace | None:
+        return Trace(Path(self._config.trace_file)) if self._config.trace_file else None
 
     # -- the connection ------------------------------------------------------------------------
 
@@ -228,7 +239,9 @@ class Link:
         channel = grpc.insecure_channel(self._config.server_address, options=CHANNEL_OPTIONS)
         call: Any = None
         try:
-            self._stream = stream
+            with self._changed:
+                self._sender.connect()
+                self._stream = stream
             stub = recognition_pb2_grpc.RecognitionStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Recognize(self._requests(stream))
             reader = threading.Thread(
@@ -249,14 +262,16 @@ class Link:
         """Return when the stream ended; raises where the server keeps us waiting."""
         timeout_ms = self._config.connect_timeout_ms
         with self._changed:
-            while not (stream.ended or self._stopping):
-                self._changed.wait(0.25)
+            while not self._changed.wait_for(
+                lambda: stream.ended or self._stopping, STATE_INTERVAL_NS / 1e9
+            ):
                 now_ns = self._clock_ns()
+                self._trace_state(now_ns)
                 if stream.welcome is None and now_ns - stream.started_ns > timeout_ms * 1_000_000:
                     raise TimeoutError(
                         f'no Welcome from {self._config.server_address} within {timeout_ms} ms'
                     )
-                oldest_ns = self._bandwidth.oldest_sent_ns()
+                oldest_ns = self._sender.oldest_sent_ns()
                 if oldest_ns is not None and now_ns - oldest_ns > ANSWER_TIMEOUT_NS:
                     raise TimeoutError(f'no answer for {ANSWER_TIMEOUT_NS // 1_000_000_000} s')
 
@@ -264,8 +279,9 @@ class Link:
         with self._changed:
             stream.ended = True
             self._stream = None
-            self._outbox.clear('connection_lost')
-            lost = self._bandwidth.lost()
+            lost = self._sender.disconnect(
+                'link_stopped' if self._stopping else 'connection_lost'
+            )
             if lost:
                 self._drops.count('unanswered', lost)
             self._changed.notify_all()
@@ -274,6 +290,8 @@ class Link:
         with self._changed:
             self._state, self._detail = state, detail
             self._changed.notify_all()
+        if self._trace is not None:
+            self._trace.link(self._clock_ns(), state.value, detail)
         self._on_change(state, detail)
 
     # -- sending: runs on a thread of gRPC -------------------------------------------------------
@@ -296,35 +314,16 @@ class Link:
         with self._changed:
             while not (stream.ended or stream.draining or self._stopping):
                 now_ns = self._clock_ns()
-                wait_s: float | None = None
-                if self._has_room(stream):
-                    ready = self._outbox.take(now_ns, self._choose)
-                    if ready is not None:
-                        return ready
-                    wait_ns = self._outbox.wait_ns(now_ns, self._choose)
-                    wait_s = None if wait_ns is None else max(wait_ns, 1_000_000) / 1e9
-                self._changed.wait(wait_s)
+                ready = self._sender.take(now_ns)
+                if ready is not None:
+                    return ready
+                wait_ns = self._sender.wait_ns(now_ns)
+                self._changed.wait(None if wait_ns is None else max(wait_ns, 1_000_000) / 1e9)
         return None
-
-    def _has_room(self, stream: _Stream) -> bool:
-        welcome = stream.welcome
-        return (
-            welcome is not None
-            and len(stream.in_flight) < welcome.credits
-            and self._bandwidth.in_flight_bytes < self._config.max_in_flight_bytes
-        )
-
-    def _choose(self, face_side_px: float) -> OperatingPoint:
-        stream = self._stream
-        if stream is None or stream.welcome is None:
-            raise RuntimeError('nothing is sent before Welcome')
-        fresh = self._clock_ns() - stream.suggested_ns < SUGGESTION_NS
-        limit_fps = stream.suggested_fps if fresh else math.inf
-        return self._chooser.choose(face_side_px, stream.welcome.input_size_px, limit_fps)
 
     def _request(self, stream: _Stream, ready: Ready) -> wire.RecognizeRequest | None:
         """Crop and encode a face; None where that failed, which is counted."""
-        face, point = ready
+        face, point = ready.face, ready.point
         try:
             luma = crop(face.frame.image, face.box, point.face_size_px)
             image = encode(luma, point.codec, point.quality)
@@ -333,10 +332,9 @@ class Link:
                 self._log.warning('a face could not be cropped and encoded: %s', error)
             return None
         with self._changed:
-            stream.sequence += 1
             request = wire.RecognizeRequest(
                 frame=wire.FaceFrame(
-                    sequence=stream.sequence,
+                    sequence=self._sender.next_sequence,
                     face_id=face.face_id,
                     stamp_ns=face.frame.stamp_ns,
                     capture_monotonic_ns=face.frame.captured_ns,
@@ -345,11 +343,20 @@ class Link:
                     image=image,
                 )
             )
-            stream.in_flight[stream.sequence] = _InFlight(face, point)
-            self._bandwidth.sent(stream.sequence, request.ByteSize(), self._clock_ns())
+            self._sender.sent(ready, request.ByteSize(), self._clock_ns())
             self._sent_frames += 1
-            self._point = point
         return request
+
+    def _trace_state(self, now_ns: int) -> None:
+        if self._trace is not None:
+            self._trace.state(
+                now_ns,
+                self._state.value,
+                self._sender.bandwidth(now_ns),
+                self._sender.budget_bytes_per_s,
+                self._sender.plan,
+                self._drops.counts(),
+            )
 
     # -- receiving: a thread of its own ----------------------------------------------------------
 
@@ -390,45 +397,71 @@ class Link:
         if not welcome.labels or not welcome.credits or not welcome.input_size_px:
             raise _RefusedError('the Welcome lacks labels, credits or an input size')
         with self._changed:
+            terms = ServerTerms(
+                welcome.input_size_px, welcome.credits, welcome.limits.max_frame_rate_fps
+            )
+            self._sender.welcome(terms, self._grid(welcome))
             stream.welcome = welcome
             self._model = welcome.model
         self._set_state(LinkState.CONNECTED, '')
+
+    def _grid(self, welcome: wire.Welcome) -> tuple[GridPoint, ...]:
+        """Return the accuracy grid of the server's model; none: the robot's own has to do."""
+        try:
+            return accuracy_grid.from_welcome(welcome.accuracy_grid)
+        except GridError as error:
+            if self._drops.count('server_grid_refused'):
+                self._log.warning('the accuracy grid of the server is not used: %s', error)
+            return ()
 
     def _on_wire_answer(
         self, stream: _Stream, welcome: wire.Welcome, answer: wire.Answer
     ) -> None:
         now_ns = self._clock_ns()
-        server_ns = answer.server_reply_monotonic_ns - answer.server_receive_monotonic_ns
+        received_ns = answer.server_receive_monotonic_ns
+        server_ns = answer.server_reply_monotonic_ns - received_ns
         with self._changed:
-            sent = stream.in_flight.pop(answer.sequence, None)
-            if sent is None or not self._bandwidth.answered(answer.sequence, server_ns, now_ns):
+            sent = self._sender.answered(
+                answer.sequence, received_ns, server_ns, answer.ByteSize(), now_ns
+            )
+            if sent is None:
                 self._drops.count('answer_unasked')
                 return
+            if answer.status == wire.OVERLOADED and answer.suggested_frame_rate_fps > 0:
+                self._sender.suggest(answer.suggested_frame_rate_fps, now_ns + SUGGESTION_NS)
+            late_ns = self._config.stale_after_ms * 1_000_000 + self._sender.path_ns(now_ns)
             self._changed.notify_all()
-        if answer.status == wire.OVERLOADED and answer.suggested_frame_rate_fps > 0:
-            stream.suggested_fps = answer.suggested_frame_rate_fps
-            stream.suggested_ns = now_ns
+        if self._trace is not None:
+            self._trace.frame(sent, now_ns, server_ns, _status(answer))
         if answer.status != wire.OK:
             self._count_refusal(answer)
             return
-        observation = _observation(sent.face, welcome, answer)
+        observation = _observation(sent.ready.face, welcome, answer)
         if observation is None:
             self._drops.count('answer_malformed')
             return
         stream.served = True
+        if now_ns - sent.sent_ns > late_ns:
+            self._drops.count('answer_stale')
+            return
         with self._changed:
             self._answered_frames += 1
         self._on_answer(observation)
 
     def _count_refusal(self, answer: wire.Answer) -> None:
-        try:
-            reason = wire.Status.Name(answer.status).lower()
-        except ValueError:
-            reason = 'unknown_status'
+        reason = _status(answer)
         if self._drops.count(f'server_{reason}'):
             self._log.warning(
                 'the server answered %s: %s', reason, answer.detail[:LONGEST_DETAIL]
             )
+
+
+def _status(answer: wire.Answer) -> str:
+    """Return the status in small letters."""
+    try:
+        return wire.Status.Name(answer.status).lower()
+    except ValueError:
+        return 'unknown_status'
 
 
 def _observation(

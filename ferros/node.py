@@ -92,7 +92,7 @@ def reported(transition: Transition) -> Transition:
     def wrapper(self: EmotionNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
-        except (ValueError, DetectorError) as error:
+        except (ValueError, OSError, DetectorError) as error:
             self.get_logger().error(f'{transition.__name__}: {error}')
         except Exception as error:
             self.get_logger().error(f'{transition.__name__} failed: {error!r}')
@@ -205,8 +205,8 @@ class EmotionNode(LifecycleNode):
         self._processing_ms: list[float] = []
         self._faces = 0
         self._link_complaint = ''
-        self._active = True
         self._link = Link(self._config, self._drops, self._on_answer, self._on_link_change)
+        self._active = True
         self._link.start()
         self._worker = threading.Thread(target=self._work, name='ferros-worker', daemon=True)
         self._worker.start()
@@ -358,7 +358,8 @@ class EmotionNode(LifecycleNode):
         if self._perception.jumped:
             self._forget(self._perception.jumped)
         self._answers.on_image(frame, tracks, time.monotonic_ns())
-        self._link.offer(_largest(tracks, frame, self._config.max_faces))
+        faces = _by_importance(tracks, self._answers.primary_id, frame)
+        self._link.offer(faces[: self._config.max_faces])
         with self._wake:
             self._faces = len(tracks)
             self._processing_ms.append((time.monotonic_ns() - started_ns) / 1e6)
@@ -411,7 +412,12 @@ def _descriptor(default: Any, rule: Parameter) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(description=rule.description, read_only=True)
     if rule.choices:
         descriptor.additional_constraints = f'one of {", ".join(rule.choices)}'
-    if rule.minimum is not None and rule.maximum is not None:
+    if rule.unset is not None:
+        # A range of ROS has no hole, so the check is RobotConfig's.
+        descriptor.additional_constraints = (
+            f'{rule.unset:g} or {rule.minimum:g} to {rule.maximum:g}'
+        )
+    elif rule.minimum is not None and rule.maximum is not None:
         if isinstance(default, int):
             descriptor.integer_range = [
                 IntegerRange(from_value=int(rule.minimum), to_value=int(rule.maximum), step=1)
@@ -423,11 +429,13 @@ def _descriptor(default: Any, rule: Parameter) -> ParameterDescriptor:
     return descriptor
 
 
-def _largest(tracks: list[Track], frame: CameraFrame, number: int) -> list[OfferedFace]:
-    """Return the faces that this very image shows, the largest first, at most that many."""
+def _by_importance(
+    tracks: list[Track], primary_id: str | None, frame: CameraFrame
+) -> list[OfferedFace]:
+    """Return the faces that this very image shows, the primary first, then by size."""
     seen = [track for track in tracks if track.seen_ns == frame.stamp_ns]
-    seen.sort(key=lambda track: -track.box.area_px)
-    return [OfferedFace(track.face_id, track.box, frame) for track in seen[:number]]
+    seen.sort(key=lambda track: (track.face_id != primary_id, -track.box.area_px))
+    return [OfferedFace(track.face_id, track.box, frame) for track in seen]
 
 
 def _emotion(observation: Observation, now_ns: int) -> Emotion:

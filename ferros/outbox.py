@@ -15,75 +15,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from ferros.drops import Drops
 from ferros.pacing import Pacer
-from ferros.types import OfferedFace, OperatingPoint
+from ferros.types import GridPoint, OfferedFace
 
-# Chooses what is sent of a face whose box is that many pixels wide in the camera image.
-ChoosePoint = Callable[[float], OperatingPoint]
-
-
-class Ready(NamedTuple):
-    """A face that is to be sent now, and how."""
-
-    face: OfferedFace
-    point: OperatingPoint
+# How long a face may wait for its turn; where the camera goes on, it is replaced long before.
+MAX_WAIT_NS = 300_000_000
 
 
 class Outbox:
     """
     Holds the newest image of each face until its turn comes; times are monotonic ns.
 
-    A newer image of a face replaces the one that waits. Of several faces that are due, the one
-    that waited longest goes first, so none starves on a thin link.
+    A newer image of a face replaces the one that waits. Whether a face is due is decided when
+    its image comes: one that is not due then waits for the camera's next, never for its time
+    while it grows old. Of several faces that are due the first one offered, the primary face,
+    goes first, then the one that waited longest: none starves, as each has a rate of its own.
     """
 
     def __init__(self, drops: Drops) -> None:
         self._drops = drops
         self._waiting: dict[str, OfferedFace] = {}
+        self._offered_ns = 0
+        self._early_ns: int | None = None
+        self._primary = ''
         self._pacers: dict[str, Pacer] = {}
         self._last_sent_ns: dict[str, int] = {}
 
-    def offer(self, faces: Sequence[OfferedFace]) -> None:
-        """Take the faces of one camera image; faces not among them are gone."""
+    def offer(
+        self, faces: Sequence[OfferedFace], now_ns: int, frame_interval_ns: float = 0.0
+    ) -> None:
+        """
+        Take the faces of one camera image, the primary first; others than these are gone.
+
+        frame_interval_ns is the camera's: of its images the one nearest to a face's time is
+        sent. 0: not known.
+        """
         offered = {face.face_id: face for face in faces}
         for face_id in self._waiting:
             self._drops.count('superseded' if face_id in offered else 'face_gone')
-        self._waiting = offered
+        self._waiting, self._offered_ns = offered, now_ns
+        self._early_ns = round(frame_interval_ns / 2) if frame_interval_ns > 0 else None
+        self._primary = next(iter(offered), '')
         for face_id in self._pacers.keys() - offered.keys():
             del self._pacers[face_id]
             self._last_sent_ns.pop(face_id, None)
 
-    def take(self, now_ns: int, choose: ChoosePoint) -> Ready | None:
-        """Return the face to send now and count it as sent; None: none is due yet."""
-        due = []
-        for face in self._waiting.values():
-            point = choose(face.box.width)
-            pacer = self._pacers.setdefault(face.face_id, Pacer())
-            if pacer.wait_ns(now_ns, interval_ns(point)) == 0:
-                due.append(Ready(face, point))
-        if not due:
-            return None
-        ready = min(due, key=lambda r: self._last_sent_ns.get(r.face.face_id, -1))
-        face_id = ready.face.face_id
-        del self._waiting[face_id]
-        self._pacers[face_id].happened(now_ns, interval_ns(ready.point))
-        self._last_sent_ns[face_id] = now_ns
-        return ready
+    def next(
+        self, now_ns: int, points: Mapping[str, GridPoint], ahead_of_time: bool = False
+    ) -> OfferedFace | None:
+        """
+        Return the face to send now; None: none is due yet. It stays until it is taken.
 
-    def wait_ns(self, now_ns: int, choose: ChoosePoint) -> int | None:
-        """Return how long until a face that waits is due; None: none waits."""
-        return min(
-            (
-                self._pacers[face.face_id].wait_ns(now_ns, interval_ns(choose(face.box.width)))
-                for face in self._waiting.values()
-                if face.face_id in self._pacers
-            ),
-            default=None,
-        )
+        Args:
+            now_ns: the time.
+            points: how each face is sent.
+            ahead_of_time: a face that waits is due whatever its interval.
+
+        """
+        self._drop_old(now_ns)
+        due = [
+            face
+            for face in self._waiting.values()
+            if ahead_of_time or self._is_due(face.face_id, points)
+        ]
+        return min(due, key=self._turn, default=None)
+
+    def take(self, face: OfferedFace, now_ns: int, interval_ns: int) -> None:
+        """Remove a face that waits and count it as sent."""
+        del self._waiting[face.face_id]
+        pacer = self._pacers.setdefault(face.face_id, Pacer())
+        pacer.happened(self._offered_ns, interval_ns, self._early_ns)
+        self._last_sent_ns[face.face_id] = now_ns
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing waits."""
+        return not self._waiting
 
     def clear(self, reason: str) -> None:
         """Drop what waits, counted under reason."""
@@ -91,7 +101,20 @@ class Outbox:
             self._drops.count(reason, len(self._waiting))
         self._waiting.clear()
 
+    def _drop_old(self, now_ns: int) -> None:
+        if now_ns - self._offered_ns > MAX_WAIT_NS:
+            self.clear('waited_too_long')
 
-def interval_ns(point: OperatingPoint) -> int:
+    def _is_due(self, face_id: str, points: Mapping[str, GridPoint]) -> bool:
+        pacer = self._pacers.get(face_id)
+        if pacer is None:
+            return True
+        return not pacer.wait_ns(self._offered_ns, interval_ns(points[face_id]), self._early_ns)
+
+    def _turn(self, face: OfferedFace) -> tuple[bool, int]:
+        return face.face_id != self._primary, self._last_sent_ns.get(face.face_id, -1)
+
+
+def interval_ns(point: GridPoint) -> int:
     """Return the time between two frames of a face at this point."""
     return round(1e9 / point.frame_rate_fps)

@@ -22,23 +22,25 @@ class Pacer:
 
     Events that are offered on a clock of their own (a camera's) hardly ever fall on the due time.
     Waiting a full interval after each would lose up to a half of the rate, so due times advance
-    by whole intervals, and an event may come early by a quarter of one.
+    by whole intervals, and an event may come early: by a quarter of an interval, or by early_ns.
     """
 
     def __init__(self) -> None:
         self._due_ns: int | None = None
 
-    def wait_ns(self, now_ns: int, interval_ns: int) -> int:
+    def wait_ns(self, now_ns: int, interval_ns: int, early_ns: int | None = None) -> int:
         """Return how long it is until the next event may happen; 0: now."""
         if self._due_ns is None:
             return 0
-        # After an early event the next is due in 1.25 intervals; a due time still further off is
-        # left from a slower rate.
-        self._due_ns = min(self._due_ns, now_ns + interval_ns + interval_ns // 4)
-        return max(0, self._due_ns - interval_ns // 4 - now_ns)
+        early_ns = interval_ns // 4 if early_ns is None else min(early_ns, interval_ns // 2)
+        # After an early event the next is due that much later than an interval from then; a due
+        # time still further off is left from a slower rate.
+        self._due_ns = min(self._due_ns, now_ns + interval_ns + early_ns)
+        return max(0, self._due_ns - early_ns - now_ns)
 
-    def happened(self, now_ns: int, interval_ns: int) -> None:
+    def happened(self, now_ns: int, interval_ns: int, early_ns: int | None = None) -> None:
         """Note that an event happened now."""
+        early_ns = interval_ns // 4 if early_ns is None else min(early_ns, interval_ns // 2)
         due_ns = now_ns if self._due_ns is None else self._due_ns
         # After a pause the missed events are not made up for.
-        self._due_ns = max(due_ns, now_ns - interval_ns // 4) + interval_ns
+        self._due_ns = max(due_ns, now_ns - early_ns) + interval_ns

@@ -135,3 +135,18 @@ class OperatingPoint(NamedTuple):
     codec: Codec
     # 1..100 in the codec's own scale.
     quality: int
+
+
+class GridPoint(NamedTuple):
+    """What one way of sending a face costs and is worth: a row of the accuracy grid."""
+
+    face_size_px: int
+    frame_rate_fps: float
+    codec: Codec
+    # 1..100 in the codec's own scale.
+    quality: int
+    # Of one message on the link, headers included: median and 95th percentile.
+    bytes_p50: int
+    bytes_p95: int
+    # Streaming accuracy, 0..1.
+    accuracy: float

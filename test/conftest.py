@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,14 @@ def shared_data() -> Path:
     if not (folder / 'data').is_dir():
         pytest.skip(f'test data not found at {folder}; set FERROS_TEST_DATA to its folder')
     return folder
+
+
+@pytest.fixture(scope='module')
+def one_thread() -> Iterator[None]:
+    """Let OpenCV compute on one core: a second one costs more than it brings for one face."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(before)

@@ -174,6 +174,23 @@ def test_the_primary_face_comes_first_and_is_the_one_on_emotion() -> None:
     assert publication.faces == (answer(0, 'large'), answer(0, 'small', 'neutral'))
 
 
+def test_who_sends_the_faces_is_told_which_one_is_the_primary_face() -> None:
+    answers = make()
+    assert answers.primary_id is None
+    answers.on_image(frame(0), [track('small', side=30), track('large', side=60)], 0)
+    assert answers.primary_id == 'large'
+    # It stays so while another one is hardly larger, or not for long.
+    answers.on_image(frame(33), [track('small', side=61), track('large', side=60)], 33 * MS)
+    assert answers.primary_id == 'large'
+    answers.on_image(frame(66), [track('small', side=30)], 66 * MS)
+    assert answers.primary_id == 'small'
+    answers.on_image(frame(99), [], 99 * MS)
+    assert answers.primary_id is None
+    answers.on_image(frame(132), [track('small')], 132 * MS)
+    answers.reset()
+    assert answers.primary_id is None
+
+
 def test_an_answer_about_another_face_is_published_in_the_array_alone() -> None:
     answers = make()
     faces = [track('small', side=30), track('large', side=60)]

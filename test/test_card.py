@@ -16,15 +16,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from command_line import command
 from tiny_ferplus import make_faces, write_folder
 
 from cloud_server.model_info import ModelInfo
@@ -48,12 +47,6 @@ units: 4
 precision: fp32
 clip: {length_s: 1.5, rate_fps: [5, 15], cross_fade_s: [0.1, 0.3]}
 """
-
-
-def command(module: ModuleType, *options: object) -> int:
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args(list(map(str, options)))))
 
 
 @pytest.fixture(scope='module')
@@ -163,6 +156,7 @@ def test_the_trainings_are_named_in_order_with_where_they_began(
     (('robustness_valid', 'brightness_cuts'), [87, 143], '(below 87, up to 143, above)'),
     (('clips_valid', 'cells', 0, 'accuracy', 'lstm'), 0.1928, '| 0.193 |'),
     (('clips_valid', 'cells', 0, 'delay_s', 'lstm'), 0.4321, '| 0.43 |'),
+    (('clips_valid', 'cells', 0, 'delay_s', 'exponential'), 0.8765, '| 0.88 |'),
     (('clips_valid', 'cells', 1, 'false_flips_per_min', 'lstm'), 99.5, 'at most 99.5 a minute'),
     (('speed', 'by_batch', '8', 'faces_per_s_median'), 54321, '54321 (best'),
     (('int8_speed', 'gemm_gflops'), 1234.5, '1234.5 GFLOP/s'),
@@ -176,6 +170,21 @@ def test_no_figure_is_typed_by_hand(
     assert shown not in card.render(folder)
     change(folder, path, value)
     assert shown in card.render(folder)
+
+
+def test_where_the_lstm_is_no_better_than_the_average_is_named_row_by_row(folder: Path) -> None:
+    cells = figures_of(folder)['clips_valid']['cells']
+    for index in range(len(cells)):
+        first = index == 0
+        change(folder, ('clips_valid', 'cells', index, 'gain', 'low'), 0.01 if first else -0.01)
+        change(folder, ('clips_valid', 'cells', index, 'gain', 'high'), 0.02)
+        for what, better in (('delay_s', not first), ('false_flips_per_min', first)):
+            change(folder, ('clips_valid', 'cells', index, what, 'exponential'), 2.0)
+            change(folder, ('clips_valid', 'cells', index, what, 'lstm'), 1.0 if better else 2.0)
+    text, name = card.render(folder), f'{cells[0]["face_size_px"]} px'
+    assert f'leaves zero out in 1 of {len(cells)} rows; in the others' in text
+    assert f'sooner in {len(cells) - 1} rows (not: {name} at 30 fps), and' in text
+    assert f'fewer false flips in 1 (not: {name} at 15, 5, 2 fps; ' in text
 
 
 def test_what_was_not_measured_is_said_with_the_command_that_measures_it(folder: Path) -> None:

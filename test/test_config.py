@@ -15,26 +15,81 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from ferros.config import RobotConfig, parameter
+from ferros.config import RobotConfig, check, parameter
 from ferros.types import Codec
 
 
-def test_the_defaults_are_a_valid_configuration() -> None:
-    assert RobotConfig().wire_codec is Codec.WEBP
+def test_by_default_nothing_is_pinned_and_no_data_are_counted() -> None:
+    config = RobotConfig()
+    assert config.wire_codec is None
+    assert (config.face_size_px, config.frame_rate_fps, config.quality) == (0, 0.0, 0)
+    assert config.data_limit_bytes_per_s == math.inf
+    assert (config.accuracy_grid_file, config.trace_file) == ('', '')
+
+
+@pytest.mark.parametrize(
+    ('name', 'codec'), [('jpeg', Codec.JPEG), ('webp', Codec.WEBP), ('auto', None)]
+)
+def test_the_codec_is_named_as_on_the_wire(name: str, codec: Codec | None) -> None:
+    assert RobotConfig(codec=name).wire_codec is codec
+
+
+@pytest.mark.parametrize(
+    ('limits', 'bytes_per_s'),
+    [
+        ({'data_limit_kbit_per_s': 64.0}, 8000),
+        ({'data_limit_mb_per_h': 3.6}, 1000),
+        ({'data_limit_kbit_per_s': 64.0, 'data_limit_mb_per_h': 3.6}, 1000),
+        ({'data_limit_kbit_per_s': 1.0, 'data_limit_mb_per_h': 3.6}, 125),
+    ],
+)
+def test_of_two_data_limits_the_tighter_one_counts(
+    limits: dict[str, float], bytes_per_s: float
+) -> None:
+    assert RobotConfig(**limits).data_limit_bytes_per_s == pytest.approx(bytes_per_s)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ('name', 'unset', 'least', 'most'),
+    [
+        ('face_size_px', 0, 12, 224),
+        ('frame_rate_fps', 0.0, 0.1, 60.0),
+        ('quality', 0, 1, 100),
+        ('data_limit_kbit_per_s', 0.0, 1.0, 1e6),
+        ('data_limit_mb_per_h', 0.0, 0.5, 1e6),
+    ],
+)
+def test_a_parameter_may_be_unset_or_within_its_bounds_and_nothing_between(
+    name: str, unset: float, least: float, most: float
+) -> None:
+    for value in (unset, least, most):
+        assert getattr(RobotConfig(**{name: value}), name) == value  # type: ignore[arg-type]
+    for value in (-least, type(least)(least / 2) or -1, most + least):
+        with pytest.raises(ValueError, match=f'{name} is {value!r}, expected 0 or ') as caught:
+            check(name, value)
+        assert f'{least:g} to {most:g}' in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ('name', 'value', 'expected'),
     [
-        ('frame_rate_fps', 0.0, '0.1 to 60'),
-        ('frame_rate_fps', math.nan, '0.1 to 60'),
+        ('frame_rate_fps', 0.05, '0 or 0.1 to 60'),
+        ('frame_rate_fps', math.nan, '0 or 0.1 to 60'),
         ('frame_rate_fps', 15, 'float'),
-        ('face_size_px', 4096, '12 to 224'),
-        ('codec', 'png', 'jpeg, webp'),
+        ('face_size_px', 4096, '0 or 12 to 224'),
+        ('data_limit_kbit_per_s', math.inf, '0 or 1 to 1e\\+06'),
+        ('data_limit_mb_per_h', -1.0, '0 or 0.5 to 1e\\+06'),
+        ('stale_after_ms', 0, '50 to 60000'),
+        ('max_age_ms', 49, '50 to 60000'),
+        ('max_faces', 65, '1 to 64'),
+        ('trace_file', None, 'str'),
+        ('codec', 'png', 'auto, jpeg, webp'),
         ('detector', 'dlib', 'haar, yunet'),
         ('detector', 'yunet', 'detector_model'),
         ('server_address', 'localhost', 'host:port'),
@@ -56,6 +111,18 @@ def test_a_bad_parameter_is_refused_with_its_value_and_what_was_expected(
 def test_every_parameter_says_what_it_means() -> None:
     for item in fields(RobotConfig):
         assert len(parameter(item.name).description) > 10
+
+
+def test_the_parameter_file_documents_every_parameter_with_its_default(root: Path) -> None:
+    content = yaml.safe_load((root / 'config/robot.yaml').read_text())
+    documented = content['/**']['ros__parameters']
+    # The node's own, which is no matter of the configuration.
+    assert documented.pop('autostart') is True
+    defaults = {item.name: item.default for item in fields(RobotConfig)}
+    assert documented == defaults
+    # ROS refuses an integer where the parameter is a float.
+    for name, value in defaults.items():
+        assert type(documented[name]) is type(value), name
 
 
 @pytest.mark.parametrize('address', ['127.0.0.1:1', 'localhost:50051', '[::1]:50051'])

@@ -20,7 +20,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +65,8 @@ SHIPPED = ROOT / 'ferros' / 'models'
 SEVEN = tuple(range(7))
 SPLIT = {'held_out': 40, 'temporal': 0, 'seed': 1}
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 def make_encoder(**config: object) -> Encoder:
     """Return random weights that a training could have left: statistics that are not 0 and 1."""
@@ -104,15 +105,6 @@ def taught(encoder: Encoder) -> Encoder:
         encoder.head.weight.copy_(fitted.T)
         encoder.head.bias.copy_(wanted.mean(0) - mean @ fitted)
     return encoder
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one core: waiting for a second costs more than it brings for one face."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(before)
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,6 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -41,14 +40,7 @@ from ferros.types import UNKNOWN, CameraFrame, Source
 
 LABELS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear')
 
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one core: waiting for a second costs more than it brings for one face."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    yield
-    cv2.setNumThreads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

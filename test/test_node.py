@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import array
 import contextlib
+import json
+import math
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +29,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from sensor_msgs.msg import Image
 
 from demo import clip, processes
 from demo.recorder import Recorder, recorder
+from ferros.bandwidth import BandwidthEstimator
+from ferros.diagnostics import CameraReport, diagnose
+from ferros.link import LinkReport, LinkState
+from ferros.node import _by_importance
+from ferros.operating_point import Plan
+from ferros.types import Box, CameraFrame, Codec, GridPoint, Track
 
 FACE_AT_S = 3.0
 WAIT_S = 20.0
@@ -131,6 +142,103 @@ def running(log: Path, domain_id: int, **parameters: object) -> Iterator[Graph]:
         yield Graph(heard)
         assert node.poll() is None, log.read_text()
     assert node.returncode == 0, log.read_text()
+    assert 'Traceback' not in log.read_text()
+
+
+def link_values(plan: Plan | None) -> tuple[DiagnosticStatus, dict[str, str]]:
+    """Return what /diagnostics says of a link on which one message was answered."""
+    estimator = BandwidthEstimator()
+    estimator.sent(1, 900, 0)
+    estimator.answered(1, 0, 0, 40_000_000)
+    estimator.sent(2, 300, 41_000_000)
+    report = LinkReport(
+        LinkState.CONNECTED, '', 'ferros-fer 9', 2, 1, estimator.estimate(50_000_000), 1234.5, plan
+    )
+    camera = CameraReport('/image', 30.0, 0.01, 4.0, 2)
+    message = diagnose('/robot/emotion_node', Time(nanoseconds=7), camera, report, {'late': 3})
+    status = message.status[1]
+    assert status.name == '/robot/emotion_node: link'
+    return status, {item.key: item.value for item in status.values}
+
+
+def test_diagnostics_tell_what_is_known_of_the_link_and_what_is_sent_of_each_face() -> None:
+    point = GridPoint(48, 8.4242, Codec.WEBP, 80, 685, 921, 0.84567)
+    plan = Plan({'near': point, 'far': point._replace(face_size_px=20)}, 1.0, 2.0)
+    status, values = link_values(plan)
+    assert status.level == DiagnosticStatus.OK
+    assert values['acknowledged_bytes_per_s'] == '1800'
+    assert float(values['rate_bytes_per_s']) > 0 and int(values['window_bytes']) > 0
+    assert values['budget_bytes_per_s'] in ('1234', '1235')
+    assert (values['in_flight_bytes'], values['sent_bytes']) == ('300', '1200')
+    assert (values['round_trip_ms'], values['min_round_trip_ms']) == ('40.0', '40.0')
+    assert values['queue_ms'] == '0.0'
+    assert values['operating_point_0'] == '48 px, 8.42 fps, webp 80, expected accuracy 0.846'
+    assert values['operating_point_1'] == '20 px, 8.42 fps, webp 80, expected accuracy 0.846'
+    assert 'operating_point_2' not in values
+    assert 'operating_point_0' not in link_values(None)[1]
+
+
+def test_faces_are_offered_the_primary_first_and_then_the_largest() -> None:
+    frame = CameraFrame(np.zeros((9, 9), np.uint8), stamp_ns=100, captured_ns=7)
+    tracks = [
+        Track('small', Box(0, 0, 20, 20), 100),
+        Track('large', Box(0, 0, 60, 60), 100),
+        Track('middle', Box(0, 0, 40, 40), 100),
+        # Not in this image: what was cropped there would be something else.
+        Track('hidden', Box(0, 0, 90, 90), 67),
+    ]
+
+    def order(primary_id: str | None) -> list[str]:
+        return [face.face_id for face in _by_importance(tracks, primary_id, frame)]
+
+    assert order('middle') == ['middle', 'large', 'small']
+    assert order('hidden') == order(None) == ['large', 'middle', 'small']
+    assert all(face.frame is frame for face in _by_importance(tracks, 'small', frame))
+    assert _by_importance([], None, frame) == []
+
+
+def test_diagnostics_and_the_trace_follow_the_running_link(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
+) -> None:
+    trace = tmp_path / 'trace.jsonl'
+    with running(
+        tmp_path / 'log', domain_id, server_address=server_address, trace_file=str(trace)
+    ) as graph:
+        graph.wait_for_node()
+        graph.publish_until(
+            happy,
+            lambda: 'operating_point_0' in graph.heard.diagnostic('link')
+            and float(graph.heard.diagnostic('link')['round_trip_ms']) > 0,
+        )
+        values = graph.heard.diagnostic('link')
+    for name in (
+        'rate_bytes_per_s', 'acknowledged_bytes_per_s', 'budget_bytes_per_s', 'window_bytes',
+        'queue_ms', 'round_trip_ms', 'min_round_trip_ms', 'in_flight_bytes',
+    ):
+        assert math.isfinite(float(values[name])) and float(values[name]) >= 0, name
+    assert ' px, ' in values['operating_point_0'] and ' fps, ' in values['operating_point_0']
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert {line['kind'] for line in lines} == {'frame', 'state', 'link'}
+    assert lines[-1]['state'] == 'stopped'
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'named'),
+    [
+        ({'accuracy_grid_file': '/nowhere/grid.yaml'}, '/nowhere/grid.yaml'),
+        ({'trace_file': '/nowhere/trace.jsonl'}, '/nowhere/trace.jsonl'),
+        ({'face_size_px': 5}, 'face_size_px is 5, expected 0 or 12 to 224'),
+    ],
+)
+def test_a_node_that_cannot_work_as_told_says_why_and_ends(
+    tmp_path: Path, domain_id: int, parameters: dict[str, object], named: str
+) -> None:
+    log = tmp_path / 'log'
+    with processes.node(log, processes.environment(domain_id), **parameters) as node:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(30)
+        assert node.returncode == 1, log.read_text()
+    assert named in log.read_text()
     assert 'Traceback' not in log.read_text()
 
 
@@ -348,3 +456,8 @@ def test_every_parameter_has_a_description_and_the_yaml_documents_all(
             DescribeParameters.Request(names=ours),
         ).descriptors
     assert all(len(descriptor.description) > 10 for descriptor in described)
+    # What may be left open has no range of ROS's, which could not have a hole: it is said in text.
+    sides = next(d for d in described if d.name == 'face_size_px')
+    assert sides.additional_constraints == '0 or 12 to 224' and not sides.integer_range
+    faces = next(d for d in described if d.name == 'max_faces')
+    assert (faces.integer_range[0].from_value, faces.integer_range[0].to_value) == (1, 64)

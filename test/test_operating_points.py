@@ -20,6 +20,7 @@ import csv
 import itertools
 import re
 import shlex
+import shutil
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import grid_files
 import grpc
 import numpy as np
 import pytest
@@ -39,11 +41,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tiny_ferplus import make_faces, write_folder
 
+import ferros.accuracy_grid
 import ferros.encode
+from cloud_server import accuracy_grid
 from cloud_server.__main__ import main
 from cloud_server.decode import ImageLimits, decode
 from cloud_server.engine.onnx import OnnxEngine
-from cloud_server.model_info import ENCODER_FILE, TEMPORAL_FILE, ModelInfo
+from cloud_server.model_info import ENCODER_FILE, TEMPORAL_FILE, ModelError, ModelInfo
 from cloud_server.training import coded_clips, operating_grid, operating_points, pareto, streaming
 from cloud_server.training.clips import ClipConfig, draw
 from cloud_server.training.coded_clips import Coding, Measured
@@ -499,6 +503,66 @@ def test_more_points_than_welcome_holds_are_refused(
     assert 'Welcome has room for 20; measure fewer' in capsys.readouterr().err
 
 
+def test_the_command_gives_the_model_its_copy_when_it_is_asked_to(
+    data: Path, model: Path, few: Path, tmp_path: Path
+) -> None:
+    out, folder = tmp_path / 'points.yaml', tmp_path / 'model'
+    shutil.copytree(model, folder)
+    assert command(out, data, folder, few) == 0
+    assert ModelInfo.load(folder).accuracy_grid == ()
+    assert command(out, data, folder, few, '--into-model') == 0
+    assert (folder / 'operating_points.yaml').read_bytes() == out.read_bytes()
+    assert '--into-model' in header_of(out)
+    served = ModelInfo.load(folder).accuracy_grid
+    assert ferros.accuracy_grid.from_welcome(served) == ferros.accuracy_grid.read(out)
+
+
+# -- what the server reads -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', grid_files.WRONG)
+def test_a_model_with_a_wrong_point_is_refused_with_the_file_the_field_and_the_value(
+    name: str, tmp_path: Path
+) -> None:
+    path = grid_files.write_wrong(tmp_path / 'grid.yaml', name)
+    with pytest.raises(accuracy_grid.GridError) as error:
+        accuracy_grid.read(path)
+    for words in (f'{path}: point 2', 'expected', *grid_files.WRONG[name][1]):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize('text', grid_files.NO_GRIDS, ids=lambda text: text[:20] or 'empty')
+def test_a_model_whose_grid_is_no_list_of_points_is_refused(text: str, tmp_path: Path) -> None:
+    folder = tiny_model.write(tmp_path / 'model')
+    path = folder / 'operating_points.yaml'
+    path.write_text(text)
+    with pytest.raises(ModelError) as error:
+        ModelInfo.load(folder)
+    assert str(path) in str(error.value) and grid_files.NO_GRIDS[text] in str(error.value)
+
+
+def test_a_grid_that_welcome_has_no_room_for_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'grid.yaml'
+    points = accuracy_grid.read(grid_files.write(path, *[grid_files.GOOD] * 300))
+    assert len(points) == 300 and accuracy_grid.size_bytes(points) <= 8192
+    with pytest.raises(accuracy_grid.GridError, match=r'400 points take \d+ bytes, Welcome has'):
+        accuracy_grid.read(grid_files.write(path, *[grid_files.GOOD] * 400))
+
+
+def test_a_grid_that_was_measured_with_another_encoder_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny_model.write(tmp_path / 'model')
+    path = folder / 'operating_points.yaml'
+    shutil.copy(COMMITTED, path)
+    digest = ModelInfo.load(folder).sha256[ENCODER_FILE][:16]
+    assert f'{path}: does not name the encoder {digest}' in caplog.text
+    caplog.clear()
+    path.write_text(f'# encoder {digest}\n{path.read_text()}')
+    assert len(ModelInfo.load(folder).accuracy_grid) == 126
+    assert not caplog.text
+
+
 # -- the file that ships -------------------------------------------------------------------------
 
 
@@ -542,6 +606,12 @@ def test_the_list_that_ships_is_of_the_model_that_ships() -> None:
     assert info.display in header_of(COMMITTED)
     for name in (ENCODER_FILE, TEMPORAL_FILE):
         assert info.sha256[name][:16] in header_of(COMMITTED)
+
+
+def test_the_list_that_ships_and_the_models_copy_of_it_are_the_same() -> None:
+    copy = tiny_model.SHIPPED / 'operating_points.yaml'
+    assert copy.read_bytes() == COMMITTED.read_bytes()
+    assert len(ModelInfo.load(tiny_model.SHIPPED).accuracy_grid) == 126
 
 
 def test_webp_is_smaller_than_jpeg_in_the_list_that_ships() -> None:

@@ -99,16 +99,22 @@ def test_an_installation_has_every_launch_file_parameter_file_and_package(root, 
         expected |= {
             site + str(path.relative_to(root)) for path in (root / package).rglob('*.py')}
     # What colcon looks for: `ros2 run` finds programs in lib/ferros only.
-    expected |= {f'lib/ferros/{name}' for name in ('camera_player', 'emotion_node')}
+    expected |= {f'lib/ferros/{name}' for name in ('camera_player', 'emotion_node', 'link_check')}
     for models in ('cloud_server/weights', 'ferros/models'):
         expected |= {
             site + str(path.relative_to(root)) for path in (root / models).rglob('*')
-            if path.suffix in ('.onnx', '.json', '.md') or path.name == 'LICENSE'}
+            if path.suffix in ('.onnx', '.json', '.md', '.yaml') or path.name == 'LICENSE'}
     templates = (root / 'cloud_server' / 'training').glob('*.j2')
     expected |= {site + str(path.relative_to(root)) for path in templates}
 
     assert expected - files == set()
     assert not [path for path in files if path.startswith((site + 'test', site + 'demo'))]
+
+    code = 'from ferros import accuracy_grid; print(accuracy_grid.default_path())'
+    found = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(target / site)})
+    assert found.stdout.strip() == str(target / 'share/ferros/config/operating_points.yaml')
 
 
 def test_every_program_and_entry_point_exists(root):
@@ -118,7 +124,10 @@ def test_every_program_and_entry_point_exists(root):
     except metadata.PackageNotFoundError:
         pytest.skip('the checkout is not installed')
     entry_points = {entry_point.name: entry_point for entry_point in ferros.entry_points}
-    assert set(entry_points) == {'camera_player', 'emotion_node', 'ferros-cloud', 'default'}
+    assert set(entry_points) == {
+        'camera_player', 'emotion_node', 'ferros-cloud', 'ferros-link-check', 'link_check',
+        'default',
+    }
     assert entry_points['default'].group == 'ferros.face_source'
     for entry_point in entry_points.values():
         module = entry_point.module.replace('.', '/') + '.py'

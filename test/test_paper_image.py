@@ -16,15 +16,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import command_line
 import cv2
 import numpy as np
 import pytest
@@ -56,11 +57,7 @@ augment: {{rotation_deg: 2.0, scale: 0.02, shift: 0.02}}
 """
 TWINS, UNDECIDED = 3, 5
 
-
-def command(*options: object) -> int:
-    parser = argparse.ArgumentParser()
-    image.add_arguments(parser)
-    return int(image.run(parser.parse_args([*map(str, options), '--threads', '1'])))
+command = partial(command_line.command, image)
 
 
 def join(*parts: Faces) -> Faces:

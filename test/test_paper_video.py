@@ -16,12 +16,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 import tiny_ravdess as tiny
@@ -58,11 +59,7 @@ workers: 1
 """
 SEVEN = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear')
 
-
-def command(*options: object) -> int:
-    parser = argparse.ArgumentParser()
-    video.add_arguments(parser)
-    return int(video.run(parser.parse_args([*map(str, options), '--threads', '1'])))
+command = partial(command_line.command, video)
 
 
 @pytest.fixture(scope='module')

@@ -42,6 +42,7 @@ ELSEWHERE = (
     'server_command:="$HOME/ferros-server/bin/ferros-cloud serve"',
     'ros2 launch ferros cloud_fer.launch.py --show-args',
     'ros2 topic echo /emotion',
+    'ros2 run ferros link_check 192.168.1.20 --insecure --picture',
     'make demo SOURCE=0',
 )
 # This very run; what test_study_smoke.py runs; the workspace, which test_package.py builds.

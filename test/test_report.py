@@ -16,18 +16,19 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 
@@ -89,11 +90,7 @@ def search_record() -> Record:
         'best': {'params': trials[1]['params'], 'value': 0.8125},
     })
 
-
-def command(*options: object) -> int:
-    parser = argparse.ArgumentParser()
-    report.add_arguments(parser)
-    return int(report.run(parser.parse_args([*map(str, options)])))
+command = partial(command_line.command, report)
 
 
 def page_of(folder: Path, *records: Record, model: Path = report.DEFAULT_MODEL) -> str:

@@ -16,11 +16,9 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -28,6 +26,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from command_line import command
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from tiny_ferplus import make_faces, write_folder
 
@@ -68,12 +67,6 @@ space:
   learning_rate: {low: 0.003, high: 0.3, log: true}
   network.hidden_size: {choices: [4, 8]}
 """
-
-
-def command(module: ModuleType, *options: object) -> int:
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args([*map(str, options), '--threads', '1'])))
 
 
 @pytest.fixture(scope='module')

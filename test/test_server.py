@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import grid_files
 import grpc
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from cloud_server.config import ServerConfig
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.preprocess import to_input
 from cloud_server.server import Running, shutdown, startup
+from ferros import accuracy_grid
 from ferros_proto import recognition_pb2 as wire
 from ferros_proto import recognition_pb2_grpc
 
@@ -230,6 +232,27 @@ async def test_welcome_tells_the_model_its_labels_its_input_and_the_limits(engin
     assert welcome.limits.max_faces == 7
     assert welcome.limits.max_image_bytes == 65_536
     assert not welcome.resumed
+
+
+def with_grid(folder: Path, model: Path, grid: Path | None) -> Path:
+    """Make a model folder of another one's files with that accuracy grid, or with none."""
+    folder.mkdir()
+    for path in model.iterdir():
+        if path.name != 'operating_points.yaml':
+            (folder / path.name).symlink_to(path)
+    if grid is not None:
+        (folder / 'operating_points.yaml').symlink_to(grid)
+    return folder
+
+
+@on_loop
+async def test_welcome_brings_the_accuracy_grid_of_the_models_folder(model_folder, tmp_path):
+    grid = grid_files.write(tmp_path / 'grid.yaml', grid_files.GOOD)
+    for name, source, points in (('with', grid, accuracy_grid.read(grid)), ('without', None, ())):
+        engine = OnnxEngine(with_grid(tmp_path / name, model_folder, source))
+        async with serving(engine) as server, channel_to(server.address) as channel:
+            welcome = await Robot(channel).hello()
+        assert accuracy_grid.from_welcome(welcome.accuracy_grid) == points
 
 
 @on_loop
@@ -806,6 +829,36 @@ def test_the_process_announces_itself_serves_quietly_and_leaves_on_sigterm(model
         assert 'r2/front: opened' in stderr
         assert "closed after {'OK': 40}" in stderr
         assert len(stderr.splitlines()) < 6, stderr
+
+
+def test_the_default_model_brings_the_robot_the_grid_that_ships_with_it():
+    with process() as child:
+        address, _ = lines_of(child)
+
+        async def visit() -> wire.Welcome:
+            async with channel_to(address) as channel:
+                return await Robot(channel).hello()
+
+        welcome = asyncio.run(visit())
+        child.terminate()
+        stderr = child.communicate(timeout=10)[1]
+    points = accuracy_grid.from_welcome(welcome.accuracy_grid)
+    assert len(points) == 126
+    assert points == accuracy_grid.read(ROOT / 'config' / 'operating_points.yaml')
+    assert wire.Welcome(accuracy_grid=welcome.accuracy_grid).ByteSize() <= 8192
+    assert 'WARNING' not in stderr, stderr
+
+
+def test_a_broken_accuracy_grid_stops_the_start_and_is_named(model_folder, tmp_path):
+    grid = grid_files.write_wrong(tmp_path / 'grid.yaml', 'an accuracy in percent')
+    folder = with_grid(tmp_path / 'model', model_folder, grid)
+    with process('--model', str(folder)) as child:
+        stdout, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stdout) == (2, '')
+    assert stderr == (
+        f'ferros-cloud serve: {folder}/operating_points.yaml: point 2: accuracy is 76.9,'
+        ' expected a number 0 to 1\n'
+    )
 
 
 def catches_sigterm(pid: int) -> bool:

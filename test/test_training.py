@@ -16,14 +16,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from tiny_ferplus import make_faces, write_folder
 
 from cloud_server.engine.onnx import OnnxEngine
@@ -52,12 +51,6 @@ projection_size: 4
 precision: fp32
 clip: {length_s: 1.5, rate_fps: [5, 15], cross_fade_s: [0.1, 0.3]}
 """
-
-
-def command(module: ModuleType, *options: object) -> int:
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args([*map(str, options), '--threads', '1'])))
 
 
 @pytest.fixture(scope='module')

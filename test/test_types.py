@@ -16,7 +16,8 @@ from __future__ import annotations
 import pytest
 
 from ferros.drops import Drops
-from ferros.types import Box
+from ferros.types import Box, Codec, GridPoint, OperatingPoint
+from ferros_proto import recognition_pb2 as wire
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,13 @@ def test_the_first_of_a_reason_is_told_from_the_others() -> None:
     assert drops.count('late')
     assert not drops.count('late', 2)
     assert drops.counts() == {'late': 3}
+
+
+def test_codecs_and_points_are_those_of_the_wire() -> None:
+    assert {codec.name: codec.value for codec in Codec} == {
+        name: number for name, number in wire.Codec.items() if number
+    }
+    fields = [field.name for field in wire.OperatingPoint.DESCRIPTOR.fields]
+    assert set(GridPoint._fields) == set(fields)
+    # How a face is sent is said alike with and without what it costs and is worth.
+    assert GridPoint._fields[:4] == OperatingPoint._fields

@@ -53,8 +53,9 @@ sys.exit(tuple(map(int, protobuf.__version__.split(".")[:2])) < (4, 21))' ||
     skip 'its protobuf is older than the stubs'
 
 tests=
-for name in answers bandwidth config crop detect encode faces image link local_model operating_point \
-    outbox pacing perception primary timeline track types; do
+for name in accuracy_grid answers bandwidth config crop data_limit detect encode faces image link \
+    link_burst link_report local_model operating_point outbox pacing perception primary sender \
+    timeline trace track types; do
     [ -f "test/test_$name.py" ] && tests="$tests test/test_$name.py"
 done
 [ -n "$tests" ] || skip 'there are no tests of it'

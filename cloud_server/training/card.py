@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -112,7 +113,6 @@ def settings_file(pattern: str, settings: Mapping[str, Any]) -> str | None:
     from cloud_server.training.image import ImageConfig
     from cloud_server.training.settings import SettingsError, read
     from cloud_server.training.video import VideoConfig
-
 
     for path in sorted(CONFIGS.glob(pattern)):
         try:
@@ -240,9 +240,28 @@ def _grid(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         'near': sum(gain >= -0.005 for gain in gains),
         'smallest_px': side, 'smallest': len(smallest),
         'point_above': sum(gain >= 0.01 for gain in smallest),
+        'sure': sum(not cell['gain']['low'] <= 0 <= cell['gain']['high'] for cell in cells),
+        'slower': _rows([cell for cell in cells if not _is_less(cell['delay_s'])]),
+        'restless': _rows([cell for cell in cells if not _is_less(cell['false_flips_per_min'])]),
         'delay_s': None if None in delays else max(delays),
         'flips': max(cell['false_flips_per_min']['lstm'] for cell in cells),
     }
+
+
+def _is_less(found: Mapping[str, float | None]) -> bool:
+    """Tell whether the LSTM's figure is below the exponential average's; None is infinite."""
+    mine, other = (math.inf if value is None else value
+                   for value in (found['lstm'], found['exponential']))
+    return mine < other
+
+
+def _rows(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many cells these are, and their names: `48 px at 30, 15 fps; 16 px at 2 fps`."""
+    rates: dict[int, list[str]] = {}
+    for cell in cells:
+        rates.setdefault(cell['face_size_px'], []).append(f'{cell["frame_rate_fps"]:g}')
+    names = '; '.join(f'{side} px at {", ".join(fps)} fps' for side, fps in rates.items())
+    return {'count': len(cells), 'names': names}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from cloud_server.model import (
     read_about,
     save_weights,
 )
-from cloud_server.training import settings
+from cloud_server.training import momentum, settings
 from cloud_server.training.augment import AugmentConfig, augment, mix
 from cloud_server.training.ferplus import DatasetError, Faces, load_splits, majority, targets
 from cloud_server.training.scores import Scores
@@ -181,10 +181,7 @@ class Trainer:
         """Write a checkpoint; a kill in the middle leaves the previous one."""
         tensors = {f'encoder.{k}': v for k, v in self.encoder.state_dict().items()}
         tensors |= {f'average.{k}': v for k, v in self.average.state_dict().items()}
-        for index, parameter in enumerate(self._parameters()):
-            buffer = self.optimizer.state.get(parameter, {}).get('momentum_buffer')
-            if buffer is not None:
-                tensors[f'momentum.{index}'] = buffer
+        tensors |= momentum.to_tensors(self.optimizer)
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {
             'settings': self.key, 'epoch': str(self.epoch),
             'history': json.dumps(history),
@@ -204,33 +201,24 @@ class Trainer:
         for name, module in (('encoder.', self.encoder), ('average.', self.average)):
             module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items()
                                     if k.startswith(name)})
-        for index, parameter in enumerate(self._parameters()):
-            if f'momentum.{index}' in tensors:
-                buffer = tensors[f'momentum.{index}'].to(self.device)
-                self.optimizer.state[parameter]['momentum_buffer'] = buffer.contiguous(
-                    memory_format=torch.channels_last if buffer.ndim == 4
-                    else torch.contiguous_format
-                )
+        momentum.restore(self.optimizer, tensors)
         self.epoch = int(metadata['epoch'])
         history: list[dict[str, Any]] = json.loads(metadata['history'])
         return history
 
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group['params']]
-
 
 @torch.inference_mode()
 def predict(
-    encoder: Encoder, luma: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device,
+    network: torch.nn.Module, luma: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device,
     batch_size: int = 256, *, bf16: bool = False,
 ) -> Tensor:
-    """Return the features [N,F] of whole faces uint8 [N,S,S], on the CPU."""
-    encoder.eval()
+    """Return what a network makes of whole faces uint8 [N,S,S]: [N,F] float, on the CPU."""
+    network.eval()
     parts = []
     for start in range(0, len(luma), batch_size):
         batch = torch.from_numpy(luma[start : start + batch_size]).unsqueeze(1).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(encoder(batch).float().cpu())
+            parts.append(network(batch).float().cpu())
     return torch.cat(parts)
 
 

@@ -39,6 +39,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from cloud_server import accuracy_grid
+from cloud_server.accuracy_grid import MAX_BYTES as MAX_GRID_BYTES
 from cloud_server.engine.onnx import OnnxEngine
 from cloud_server.model_info import ENCODER_FILE, TEMPORAL_FILE, ModelError
 from cloud_server.training import coded_clips, pareto, settings, streaming
@@ -49,10 +51,7 @@ from cloud_server.training.ferplus import EMOTIONS, SIDE_PX, DatasetError, Faces
 from cloud_server.training.operating_grid import Grid, GridConfig, Noise, build
 from cloud_server.training.pareto import Point
 from cloud_server.training.settings import SettingsError
-from ferros_proto import recognition_pb2 as wire
 
-# What Welcome may spend on the grid.
-MAX_GRID_BYTES = 8192
 CACHE_FORMAT = 1
 COLUMNS = 95
 
@@ -155,13 +154,7 @@ def _cached(path: Path, config: GridConfig) -> Measured | None:
 
 def grid_bytes(points: Sequence[Point]) -> int:
     """Return what a list takes in Welcome."""
-    return wire.Welcome(accuracy_grid=[
-        wire.OperatingPoint(
-            face_size_px=point.face_size_px, frame_rate_fps=point.frame_rate_fps,
-            codec=coded_clips.WIRE_CODECS[point.codec], quality=point.quality,
-            bytes_p50=point.bytes_p50, bytes_p95=point.bytes_p95, accuracy=point.accuracy,
-        ) for point in points
-    ]).ByteSize()
+    return accuracy_grid.size_bytes(accuracy_grid.to_wire(point._asdict()) for point in points)
 
 
 def to_yaml(points: Sequence[Point], header: Sequence[str]) -> str:
@@ -266,6 +259,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True,
                         help='YAML file to write (config/operating_points.yaml)')
     parser.add_argument('--model', type=Path, default=DEFAULT_MODEL, help='model folder')
+    parser.add_argument('--into-model', action='store_true',
+                        help=f'also write it to the model folder as {accuracy_grid.FILE}, from'
+                             ' where the server sends it to robots')
     parser.add_argument('--config', type=Path,
                         help='YAML of settings: sizes_px, rates_fps, codecs, qualities, clips,'
                              ' seed')
@@ -311,6 +307,8 @@ def _write(args: argparse.Namespace, config: GridConfig) -> None:
                             f' {MAX_GRID_BYTES}; measure fewer sizes, rates or qualities')
     text = to_yaml(points, header(grid, config, engine, faces, _command(args, config)))
     _save(args.out, text)
+    if args.into_model:
+        _save(args.model / accuracy_grid.FILE, text)
     if args.table:
         _save(args.table, to_csv(grid))
     if args.figure:
@@ -350,6 +348,8 @@ def _command(args: argparse.Namespace, config: GridConfig) -> str:
     for name in ('figure', 'table'):
         if getattr(args, name):
             words.append(f'--{name} {_shown(getattr(args, name))}')
+    if args.into_model:
+        words.append('--into-model')
     return ' '.join(words)
 
 

@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -43,9 +42,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from cloud_server.model import WeightsError
-from cloud_server.training import pretrained, settings
+from cloud_server.training import momentum, pretrained, settings
 from cloud_server.training.augment import AugmentConfig, augment
 from cloud_server.training.ferplus import DatasetError, Faces, Splits, load_splits, majority
+from cloud_server.training.image import predict
 from cloud_server.training.resnet import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -73,6 +73,8 @@ NAMES = {'scratch': 'from scratch', 'imagenet': 'on ImageNet', 'vggface2': 'on V
 HEAD, ALL = 'top only', 'everything'
 # An epoch of everything against one of the top alone, whose backward pass is next to nothing.
 ALL_COST = 3
+# Faces measured at one time.
+PREDICTED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -311,10 +313,7 @@ class Trainer:
         """Write a checkpoint; a kill in the middle leaves the previous one."""
         tensors = {f'network.{k}': v for k, v in self.network.state_dict().items()}
         tensors |= {f'best.{k}': v for k, v in self.best.items()}
-        for index, parameter in enumerate(self._parameters()):
-            buffer = self.optimizer.state.get(parameter, {}).get('momentum_buffer')
-            if buffer is not None:
-                tensors[f'momentum.{index}'] = buffer
+        tensors |= momentum.to_tensors(self.optimizer)
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {
             'settings': self.key, 'epoch': str(self.epoch), 'history': json.dumps(history),
             'best_epoch': str(self.best_epoch), 'best_accuracy': repr(self.best_accuracy),
@@ -338,36 +337,13 @@ class Trainer:
         self.epoch = int(found['epoch'])
         self.optimizer = self._optimizer()
         if self.epoch != self.config.head_epochs:  # a phase that begins does so from rest
-            for index, parameter in enumerate(self._parameters()):
-                if f'momentum.{index}' in tensors:
-                    self.optimizer.state[parameter]['momentum_buffer'] = (
-                        tensors[f'momentum.{index}'].to(self.device).contiguous(
-                            memory_format=torch.channels_last if parameter.ndim == 4
-                            else torch.contiguous_format))
+            momentum.restore(self.optimizer, tensors)
         history: list[dict[str, Any]] = json.loads(found['history'])
         return history
-
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group['params']]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-@torch.inference_mode()
-def predict(
-    network: ResNet, luma: npt.NDArray[np.uint8], device: torch.device, batch_size: int = 128,
-    *, bf16: bool = False,
-) -> Tensor:
-    """Return the logits [N,K] of whole faces uint8 [N,s,s], on the CPU."""
-    network.eval()
-    parts = []
-    for start in range(0, len(luma), batch_size):
-        batch = torch.from_numpy(luma[start : start + batch_size]).unsqueeze(1).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            parts.append(network(batch).float().cpu())
-    return torch.cat(parts)
 
 
 def score(
@@ -384,7 +360,7 @@ def score(
     known = truth >= 0
     if not known.any():
         raise DatasetError(f'none of {len(faces)} faces has a majority: nothing to measure on')
-    logits = predict(network, faces.luma[known], device, bf16=bf16)
+    logits = predict(network, faces.luma[known], device, PREDICTED_AT_ONCE, bf16=bf16)
     return Scores.of(truth[known], logits.argmax(1).numpy(), network.config.labels)
 
 
