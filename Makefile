@@ -28,7 +28,7 @@ TESTS ?=
 ENV := . .venv/env.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke lint proto messages lock clean
+.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke bench-link lint proto messages lock clean
 
 help: ## this list
 	@echo 'usage: make <target>'
@@ -48,10 +48,11 @@ demo: setup-run ## camera, robot node and server on this machine [SOURCE=video|i
 serve: setup-run ## the server alone, on 127.0.0.1:50051 [ARGS=...]
 	@.venv/bin/ferros-cloud serve $(ARGS)
 
-# Quick benches (QUICK=1) are to run here, between the two, so that pytest's summary stays last.
-test: setup-dev ## all tests [TESTS=arguments for pytest]
+# The quick benches run between the two, so that pytest's summary stays last.
+test: setup-dev ## all tests, and the quick benches [TESTS=arguments for pytest]
 	@failed=0; \
 	sh tools/test_apt.sh --where-possible || failed=1; \
+	QUICK=1 $(MAKE) --no-print-directory bench-link || failed=1; \
 	$(ENV) python -m pytest $(TESTS) || failed=1; \
 	exit $$failed
 
@@ -60,6 +61,9 @@ test-apt: ## the robot half on the packages of Debian or Ubuntu, without .venv a
 
 study-smoke: setup-dev ## every command of the study, on generated data: its figures mean nothing
 	@$(ENV) python test/study_smoke.py
+
+bench-link: setup-dev ## every way of sending over every link: docs/bandwidth.md [QUICK=1: a minute, into out/bench]
+	@$(ENV) python -m bench.link $(ARGS)
 
 lint: setup-dev ## ruff, mypy (strict), package.xml
 	@$(ENV) ruff check . && mypy && python tools/check_manifests.py

@@ -20,10 +20,14 @@ import math
 from collections import deque
 from typing import NamedTuple
 
+from ferros.windowed import Gaps, WindowedMaximum, WindowedMinimum
+
 # What may be unanswered before the first answer, in bytes: a few small faces.
 START_WINDOW_BYTES = 1_400
 # What is counted on before anything was measured: 64 kbit/s.
 START_BYTES_PER_S = 8_000.0
+# And on a new connection at least.
+RESTART_BYTES_PER_S = 2_000.0
 # So that whatever the measurements say, a smallest frame still leaves now and then.
 MIN_BYTES_PER_S = 100.0
 # A path may change: older minima are forgotten. BBR and SCReAM take 10 s, too.
@@ -165,22 +169,23 @@ class BandwidthEstimator:
         self._in_flight_bytes = 0
         self._restarted_bytes = self._acknowledged_bytes
         self._recent: deque[Acknowledged] = deque()
-        self._gaps = _Gaps()
+        self._gaps = Gaps(GAPS_WINDOW_NS)
         self._stood_still = False
         # Of the newest messages, since the link last stood still.
         self._queues_ns: deque[int] = deque(maxlen=STANDING_MESSAGES)
         self._acknowledged: deque[tuple[int, int]] = deque()
         self._acknowledged_in_window_bytes = 0
-        self._transits = _Minimum()
-        self._round_trips = _Minimum()
-        self._rates = _Maximum(MINIMUM_WINDOW_NS)
-        self._measured = _Maximum(MEASURED_WINDOW_NS)
+        self._transits = WindowedMinimum(MINIMUM_WINDOW_NS)
+        self._round_trips = WindowedMinimum(MINIMUM_WINDOW_NS)
+        self._rates = WindowedMaximum(MINIMUM_WINDOW_NS)
+        self._measured = WindowedMaximum(MEASURED_WINDOW_NS)
         self._link_bytes_per_s = math.inf
         self._round_trip_ns = math.nan
         self._queue_ns = math.nan
         self._drain_bytes_per_s = math.inf
+        # A thin link is likely to be one still, but what an outage left of the rate is no measure.
         self._rate_bytes_per_s = max(
-            MIN_BYTES_PER_S, min(self._rate_bytes_per_s, START_BYTES_PER_S)
+            RESTART_BYTES_PER_S, min(self._rate_bytes_per_s, START_BYTES_PER_S)
         )
         return lost
 
@@ -313,7 +318,7 @@ class BandwidthEstimator:
         self._acknowledged.append((message.answered_ns, message.size_bytes))
         self._acknowledged_in_window_bytes += message.size_bytes
 
-    def _excess_ns(self, minimum: _Minimum, value_ns: int, size_bytes: int) -> int:
+    def _excess_ns(self, minimum: WindowedMinimum, value_ns: int, size_bytes: int) -> int:
         """Return by how much a delay exceeds the smallest one, apart from the message's length."""
         smallest_ns, smallest_bytes = minimum.least()
         longer_bytes = max(0, size_bytes - smallest_bytes)
@@ -343,7 +348,7 @@ class BandwidthEstimator:
         self._raise(self._proved_bytes_per_s(), now_ns)
         if message.is_busy:
             self._gaps.add(now_ns, message.size_bytes, gap_ns)
-            measured = self._gaps.bytes_per_s(now_ns)
+            measured = self._gaps_bytes_per_s(now_ns)
             if measured is not None and self._gaps.number >= ENOUGH_GAPS:
                 self._settle(measured, now_ns)
         self._drain(message)
@@ -390,12 +395,17 @@ class BandwidthEstimator:
         is_standing = min(self._queues_ns) > DRAIN_ABOVE_NS
         if is_standing and len(self._queues_ns) == STANDING_MESSAGES:
             now_ns = message.answered_ns
-            measured = self._gaps.bytes_per_s(now_ns)
+            measured = self._gaps_bytes_per_s(now_ns)
             if measured is None:
                 measured = self._acknowledged_bytes_per_s(now_ns)
             self._drain_bytes_per_s = DRAIN_SHARE * measured
             self._measured.clear()
             self._settle(measured, now_ns)
+
+    def _gaps_bytes_per_s(self, now_ns: int) -> float | None:
+        """Return the rate at which messages that queued arrived; None: too few to tell."""
+        total_bytes, total_ns = self._gaps.totals(now_ns)
+        return None if total_ns < RESOLUTION_NS else total_bytes * 1e9 / total_ns
 
     def _acknowledged_bytes_per_s(self, now_ns: int) -> float:
         while self._acknowledged and self._acknowledged[0][0] <= now_ns - RATE_WINDOW_NS:
@@ -418,83 +428,3 @@ class BandwidthEstimator:
         """Return how long some bytes take to pass the link: nothing where its rate is unknown."""
         # A link that was measured to be slow may be fast again: then it is less.
         return 1e9 * size_bytes / max(self._link_bytes_per_s, self._rate_bytes_per_s)
-
-
-class _Gaps:
-    """Messages that queued: their bytes over the time between their arrivals."""
-
-    def __init__(self) -> None:
-        # When each was answered, its bytes, and the gap before it.
-        self._gaps: deque[tuple[int, int, int]] = deque()
-        self._bytes = self._ns = 0
-
-    @property
-    def number(self) -> int:
-        return len(self._gaps)
-
-    def add(self, now_ns: int, size_bytes: int, gap_ns: int) -> None:
-        self._gaps.append((now_ns, size_bytes, gap_ns))
-        self._bytes += size_bytes
-        self._ns += gap_ns
-
-    def bytes_per_s(self, now_ns: int) -> float | None:
-        """Return the rate at which they arrived; None: too few to tell."""
-        while self._gaps and self._gaps[0][0] <= now_ns - GAPS_WINDOW_NS:
-            _, size_bytes, gap_ns = self._gaps.popleft()
-            self._bytes -= size_bytes
-            self._ns -= gap_ns
-        if self._ns < RESOLUTION_NS:
-            return None
-        return self._bytes * 1e9 / self._ns
-
-    def clear(self) -> None:
-        self._gaps.clear()
-        self._bytes = self._ns = 0
-
-
-class _Minimum:
-    """The smallest delay of the last 10 s, and the length of the message that had it."""
-
-    def __init__(self) -> None:
-        # Rising in time and in value: what is newer and smaller replaces what was before it.
-        self._candidates: deque[tuple[int, int, int]] = deque()
-
-    def add(self, now_ns: int, value_ns: int, size_bytes: int, may_rise: bool) -> None:
-        if self._candidates and not may_rise and value_ns > self._candidates[0][1]:
-            return
-        while self._candidates and self._candidates[-1][1] >= value_ns:
-            self._candidates.pop()
-        self._candidates.append((now_ns, value_ns, size_bytes))
-        self.value(now_ns)
-
-    def least(self) -> tuple[int, int]:
-        """Return the smallest value and its message's length; only after add()."""
-        _, value_ns, size_bytes = self._candidates[0]
-        return value_ns, size_bytes
-
-    def value(self, now_ns: int) -> int | None:
-        # The newest is kept however old it is: after a pause it is still the best guess.
-        while len(self._candidates) > 1 and self._candidates[0][0] < now_ns - MINIMUM_WINDOW_NS:
-            self._candidates.popleft()
-        return self._candidates[0][1] if self._candidates else None
-
-
-class _Maximum:
-    """The highest rate of a window."""
-
-    def __init__(self, window_ns: int) -> None:
-        self._window_ns = window_ns
-        self._candidates: deque[tuple[int, float]] = deque()
-
-    def add(self, now_ns: int, value: float) -> None:
-        while self._candidates and self._candidates[-1][1] <= value:
-            self._candidates.pop()
-        self._candidates.append((now_ns, value))
-
-    def value(self, now_ns: int) -> float | None:
-        while len(self._candidates) > 1 and self._candidates[0][0] < now_ns - self._window_ns:
-            self._candidates.popleft()
-        return self._candidates[0][1] if self._candidates else None
-
-    def clear(self) -> None:
-        self._candidates.clear()

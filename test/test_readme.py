@@ -45,9 +45,11 @@ ELSEWHERE = (
     'ros2 run ferros link_check 192.168.1.20 --insecure --picture',
     'make demo SOURCE=0',
 )
-# This very run; what test_study_smoke.py runs; the workspace, which test_package.py builds.
+# This very run, with the quick bench; what test_study_smoke.py runs; the workspace, which
+# test_package.py builds.
 BY_OTHERS = (
-    'make test', 'make study-smoke', 'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
+    'make test', 'make study-smoke', 'make bench-link',
+    'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
 )
 HERE = (
     'make demo',

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -164,7 +165,7 @@ def _judge(
         scenarios=every, runs=runs, not_run=not_run, folders=folders,
         bounds=bounds.check(every, runs, accuracies.best_bytes_per_s, ratio, cost_us,
                             bounds.QUICK if quick else bounds.FULL),
-        bytes_ratio=ratio, cost_us_per_frame=cost_us, about=_about(runs),
+        bytes_ratio=ratio, cost_us_per_frame=cost_us, about=_about(runs, folders.values()),
     )
     report.write(done, accuracies, report.QUICK if quick else report.FULL)
     return done
@@ -176,16 +177,21 @@ def _thin(every: Sequence[Scenario]) -> list[Scenario]:
     return [s for s in every if s.name.startswith(names) and not s.not_runnable]
 
 
-def _about(runs: Sequence[Mapping[str, object]]) -> dict[str, object]:
+def _about(
+    runs: Sequence[Mapping[str, object]], folders: Iterable[Path]
+) -> dict[str, object]:
+    """Return what the figures were measured with."""
+    controls: set[str] = set()
+    for folder in folders:
+        record = json.loads((folder / 'link.json').read_text(encoding='utf-8'))
+        controls |= set(record.get('congestion_control', {}).values())
     return {
         'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        'backend': sorted({str(run['backend']) for run in runs}),
-        'congestion_control': 'cubic',
-        'kernel': platform.release(),
+        'link': ' and '.join(sorted({str(r['backend']) for r in runs if r['sender'] == FERROS})),
+        'congestion_control': ' and '.join(sorted(controls)) or 'simulated',
         'python': platform.python_version(),
         'processors': os.cpu_count(),
-        'versions': {name: metadata.version(name) for name in (
-            'grpcio', 'protobuf', 'numpy', 'opencv-python-headless', 'onnxruntime')},
+        **{name: metadata.version(name) for name in ('grpcio', 'onnxruntime')},
     }
 
 

@@ -66,7 +66,7 @@ FULL = Limits()
 # Eight seconds, of which the start is a large part, beside other tests on a machine of two cores:
 # whatever a busy machine delays gets several times the room, and what the start costs of the mean
 # is allowed. What no load can change (nothing old is published, the bytes) is held to in full.
-QUICK = Limits(delay_over_rtt_ms=250.0, utilisation=0.60, trace_age_ms=400.0, oracle_share=0.80,
+QUICK = Limits(delay_over_rtt_ms=250.0, utilisation=0.45, trace_age_ms=400.0, oracle_share=0.80,
                recovery_s=2.5, startup_s=4.0, cost_us=250.0, age_noise_ms=50.0,
                accuracy_noise=0.03)
 

@@ -28,7 +28,7 @@ from ferros.config import RobotConfig
 from ferros.drops import Drops
 
 NS_PER_S = 1_000_000_000
-REPEATS = 5
+REPEATS = 9
 # Of a sender: what estimates, and what chooses.
 PARTS = ('_estimator', '_chooser')
 
