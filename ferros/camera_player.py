@@ -158,9 +158,11 @@ class CameraPlayer(Node):
         reliability = (
             ReliabilityPolicy.RELIABLE if self.config.reliable else ReliabilityPolicy.BEST_EFFORT
         )
+        # image_transport's convention: the suffix follows the name after remapping.
+        topic = 'image' if raw else f'{self.resolve_topic_name("image")}/compressed'
         self.publisher: Any = self.create_publisher(
             Image if raw else CompressedImage,
-            'image' if raw else 'image/compressed',
+            topic,
             QoSProfile(depth=_DEPTH, reliability=reliability),
         )
         self._built_from: Any = None

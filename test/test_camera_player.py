@@ -160,7 +160,7 @@ def test_a_video_is_played_raw_in_its_own_time(
 def test_parameters_work_like_arguments_and_topics_can_be_remapped(
     listen: Callable[..., Listener], video: Path
 ) -> None:
-    listener = listen(CompressedImage, '/front/image/compressed', reliable=False)
+    listener = listen(CompressedImage, '/front/eye/compressed', reliable=False)
     settings = {
         'source': str(video),
         'transport': 'compressed',
@@ -169,7 +169,7 @@ def test_parameters_work_like_arguments_and_topics_can_be_remapped(
         'reliable': 'false',
     }
     words = [word for item in settings.items() for word in ('-p', ':='.join(item))]
-    play(listener, '--ros-args', *words, '-r', '__ns:=/front')
+    play(listener, '--ros-args', *words, '-r', '__ns:=/front', '-r', 'image:=eye')
     messages = [message for _, message in listener.heard]
     assert 8 <= len(messages) <= 10  # Best effort may lose some.
     assert {message.header.frame_id for message in messages} == {'optical'}

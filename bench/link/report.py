@@ -204,6 +204,10 @@ def _intro(bench: Bench) -> str:
 {what} Constant links carry as much in both directions; recorded ones are uplinks, and their
 downlink carries 10 Mbit/s. Loss strikes packets of both directions, and so do outages.
 
+A camera of 30 images a second sees faces of 48 pixels, which are handed to the sender as they
+are: finding them, and what ROS adds, is not in the ages. Played are simulated clips of FER+
+validation faces, where the data are there, one face after another every six seconds.
+
 Measured with {about}."""
 
 
