@@ -356,6 +356,20 @@ def test_bins_hold_capacity_deliveries_and_the_largest_queue_of_100_ms():
     assert bins.queue_bytes == [3000, 3000, 1500, 1500, 1500]
 
 
+def test_a_pipe_that_was_written_as_json_is_the_same_pipe(tmp_path: Path) -> None:
+    trace = tmp_path / 'short.up'
+    trace.write_text('3\n40\n40\n170\n', encoding='utf-8')
+    schedule = read_mahimahi(trace, start_s=0.02, scale=0.7)
+    pipe = Pipe(schedule, DELAY_NS, 6000, loss=0.2, outages=[(100 * MS, 200 * MS)], seed=5)
+    again = Pipe.from_json(json.loads(json.dumps(pipe.to_json())))
+    arrived = []
+    for each in (pipe, again):
+        taken = [each.push(bytes([n]) * 400, n * 7 * MS) for n in range(100)]
+        arrived.append((taken, each.pop(5 * NS_PER_S), each.drops, list(each.late_ns)))
+    assert arrived[0] == arrived[1]
+    assert not all(arrived[0][0])
+
+
 def test_a_record_tells_drops_by_direction_and_how_late_packets_left():
     up, down = Pipe(constant(1e6), 0, queue_bytes=1500), Pipe(constant(1e6), 0)
     up.push(bytes(1250), 0)

@@ -28,9 +28,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NS_PER_S = 10**9
 NS_PER_MS = 10**6
@@ -67,6 +67,10 @@ class Schedule(ABC):
     @abstractmethod
     def idle(self, start_ns: int, end_ns: int) -> Iterator[Interval]:
         """Yield in order the half-open intervals without capacity that touch the window."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Return what from_json() makes the same schedule of: numbers and lists."""
 
     def capacity_bytes(self, start_ns: int, end_ns: int) -> float:
         """Return the bytes that the link can deliver in [start_ns, end_ns)."""
@@ -133,6 +137,12 @@ class Looped(Schedule):
         self.loop_bytes = self._sums_bytes[-1]
         self._start_ns = start_ns
         self._start_bytes = self._curve(start_ns)
+
+    def to_json(self) -> dict[str, Any]:
+        """See Schedule."""
+        return {
+            'times_ns': self._times_ns, 'sums_bytes': self._sums_bytes, 'start_ns': self._start_ns,
+        }
 
     def scaled(self, scale: float) -> Looped:
         """Return the schedule with every amount times scale, at unchanged times."""
@@ -204,6 +214,14 @@ class Looped(Schedule):
         return t0 + math.ceil((t1 - t0) * ((within_bytes - c0) / (c1 - c0)))
 
 
+def from_json(document: Mapping[str, Any]) -> Schedule:
+    """Return the schedule whose to_json() gave this."""
+    if 'schedule' in document:
+        outages = [(start_ns, length_ns) for start_ns, length_ns in document['outages']]
+        return from_json(document['schedule']).with_outages(outages)
+    return Looped(document['times_ns'], document['sums_bytes'], document['start_ns'])
+
+
 class _Dark(NamedTuple):
     """An outage, what was left of the capacity before it, and what it takes away."""
 
@@ -218,6 +236,7 @@ class _Interrupted(Schedule):
 
     def __init__(self, schedule: Schedule, outages: Sequence[Interval]) -> None:
         self._schedule = schedule
+        self._outages = list(outages)
         self._dark: list[_Dark] = []
         end_ns, lost_bytes = 0, 0.0
         for start_ns, length_ns in outages:
@@ -231,6 +250,10 @@ class _Interrupted(Schedule):
             lost = schedule.capacity_bytes(start_ns, end_ns)
             self._dark.append(_Dark(start_ns, end_ns, before_bytes, lost))
             lost_bytes += lost
+
+    def to_json(self) -> dict[str, Any]:
+        """See Schedule."""
+        return {'schedule': self._schedule.to_json(), 'outages': self._outages}
 
     def bytes_before(self, now_ns: int) -> float:
         """See Schedule."""

@@ -14,11 +14,11 @@
 """
 The process that carries packets between two namespaces through two pipes; Lab starts it.
 
-It reads a Link (pickled) and then one command per line from its standard input, and answers
-each with one line of JSON: first {"congestion_control": ...} or {"error": ...} once the link is
-up; `start` lets time 0 of the schedules be now, before it the link is wide open, with only the
-delay; `stop` answers with the record. It makes the namespaces and removes them itself, at the
-end of its input too: so nothing is left over however the process ends that started it.
+It reads a Link, a line of JSON, and then one command per line from its standard input, and
+answers each with one line of JSON: first {"congestion_control": ...} or {"error": ...} once the
+link is up; `start` lets time 0 of the schedules be now, before it the link is wide open, with
+only the delay; `stop` answers with the record. It makes the namespaces and removes them itself,
+at the end of its input too: so nothing is left over however the process ends that started it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ import ctypes
 import gc
 import json
 import os
-import pickle
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -60,6 +59,16 @@ class Link(NamedTuple):
     up: Pipe
     down: Pipe
     congestion_control: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what from_json() makes the same link of."""
+        return {**self._asdict(), 'up': self.up.to_json(), 'down': self.down.to_json()}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Link:
+        """Return the link whose to_json() gave this."""
+        pipes = {name: Pipe.from_json(document[name]) for name in ('up', 'down')}
+        return cls(**{**document, **pipes})
 
 
 class _Direction:
@@ -196,10 +205,10 @@ def main() -> int:
     """Make the namespaces, carry packets, remove the namespaces."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        link = pickle.load(sys.stdin.buffer)
-    except EOFError:
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b'\n'):  # Whoever started this is gone.
         return 1
+    link = Link.from_json(json.loads(line))
     try:
         namespaces.create(link.robot)
         namespaces.create(link.server)

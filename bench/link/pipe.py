@@ -18,11 +18,12 @@ from __future__ import annotations
 import random
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bench.link import capacity
 from bench.link.capacity import NS_PER_MS, Interval, Schedule
 
 BIN_NS = 100 * NS_PER_MS
@@ -86,6 +87,7 @@ class Pipe:
         self.late_ns = array('q')  # How late each packet was fetched with pop, in order.
         self._bound_bytes = queue_bytes
         self._loss = loss
+        self._seed = seed
         self._random = random.Random(seed)
         self._waiting: deque[_Packet] = deque()
         self._flying: deque[_Packet] = deque()
@@ -93,6 +95,18 @@ class Pipe:
         self._used_bytes = 0.0
         self._delivered_bins: list[int] = []
         self._queue_bins: list[int] = []
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what from_json() makes a pipe like this one of, that nothing went through yet."""
+        return {
+            'schedule': self.schedule.to_json(), 'delay_ns': self.delay_ns,
+            'queue_bytes': self._bound_bytes, 'loss': self._loss, 'seed': self._seed,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Pipe:
+        """Return the pipe whose to_json() gave this."""
+        return cls(**{**document, 'schedule': capacity.from_json(document['schedule'])})
 
     def push(self, packet: bytes, now_ns: int) -> bool:
         """Take a packet in; return False where it is dropped, which is counted with the reason."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pickle
 import secrets
 import select
 import subprocess
@@ -146,7 +145,7 @@ class Lab:
             [sys.executable, '-m', 'bench.link.forward'], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True, bufsize=0,
         )
-        self._tell(pickle.dumps(self._link))
+        self._tell(json.dumps(self._link.to_json()).encode() + b'\n')
         self.congestion_control = self._answer()['congestion_control']
 
     def _tell(self, command: bytes) -> None:
