@@ -28,7 +28,7 @@ TESTS ?=
 ENV := . .venv/env.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke bench-link lint proto messages lock clean
+.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke bench-link bench-server soak lint proto messages lock clean
 
 help: ## this list
 	@echo 'usage: make <target>'
@@ -53,6 +53,7 @@ test: setup-dev ## all tests, and the quick benches [TESTS=arguments for pytest]
 	@failed=0; \
 	sh tools/test_apt.sh --where-possible || failed=1; \
 	QUICK=1 $(MAKE) --no-print-directory bench-link || failed=1; \
+	QUICK=1 $(MAKE) --no-print-directory bench-server || failed=1; \
 	$(ENV) python -m pytest $(TESTS) || failed=1; \
 	exit $$failed
 
@@ -64,6 +65,12 @@ study-smoke: setup-dev ## every command of the study, on generated data: its fig
 
 bench-link: setup-dev ## every way of sending over every link: docs/bandwidth.md [QUICK=1: a minute, into out/bench]
 	@$(ENV) python -m bench.link $(ARGS)
+
+bench-server: setup-dev ## one server, many robots: docs/server.md [QUICK=1: two minutes, into out/bench]
+	@$(ENV) python -m bench.server $(ARGS)
+
+soak: setup-dev ## ten minutes of robots that come and go and break the protocol; joins docs/server.md
+	@$(ENV) python -m bench.server --only soak
 
 lint: setup-dev ## ruff, mypy (strict), package.xml
 	@$(ENV) ruff check . && mypy && python tools/check_manifests.py

@@ -18,6 +18,7 @@ from glob import glob
 from setuptools import find_packages, setup
 
 CLOUD = [
+    'cryptography>=42',
     'grpcio>=1.51.1',
     'grpcio-health-checking>=1.51.1',
     'grpcio-reflection>=1.51.1',
@@ -25,10 +26,14 @@ CLOUD = [
     'numpy>=1.23,<3',
     'onnxruntime>=1.17',
     'opencv-python-headless>=4.6,<5',
+    'prometheus-client>=0.17',
     'protobuf>=4.21.12,<8',
     'pyyaml>=5.4',
     'tqdm>=4.60',
 ]
+# Engines besides the default one.
+TORCH = [*CLOUD, 'safetensors>=0.4', 'torch>=2.5']
+RAY = [*CLOUD, 'ray[serve]>=2.40']
 TRAIN = [
     *CLOUD, 'jinja2>=3', 'onnx>=1.15', 'onnxscript>=0.1', 'optuna>=4.2', 'safetensors>=0.4',
     'scipy>=1.9', 'torch>=2.5',
@@ -55,11 +60,13 @@ setup(
         ('share/ament_index/resource_index/packages', ['resource/ferros']),
         ('share/ferros', ['package.xml']),
         ('share/ferros/launch', sorted(glob('launch/*.py'))),
-        ('share/ferros/config', sorted(glob('config/*.yaml'))),
+        ('share/ferros/config', sorted(glob('config/*.*'))),
     ],
     # What the robot half needs comes from package.xml through rosdep, never from pip.
     install_requires=['setuptools'],
-    extras_require={'cloud': CLOUD, 'train': TRAIN, 'test': ['pytest', 'pytest-timeout']},
+    extras_require={
+        'cloud': CLOUD, 'torch': TORCH, 'ray': RAY, 'train': TRAIN,
+        'test': ['pytest', 'pytest-timeout']},
     zip_safe=True,
     entry_points={
         'console_scripts': [

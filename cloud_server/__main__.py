@@ -25,6 +25,9 @@ from collections.abc import Sequence
 # Command -> module with add_arguments(parser) and run(args) -> exit status, and what it does.
 COMMANDS = {
     'serve': ('cloud_server.server', 'serve a model to robots'),
+    'load': ('cloud_server.load', 'measure how many robots a server carries'),
+    'keys': ('cloud_server.keys', 'make certificates, tokens and keys for robots and servers'),
+    'ray': ('cloud_server.ray_up', 'a Ray cluster on this machine, to try `serve --engine ray`'),
     'predict': ('cloud_server.predict', 'recognise the faces in image and video files'),
     'evaluate': ('cloud_server.training.evaluate', 'measure a model on a data set'),
     'train-image': ('cloud_server.training.image', 'train the encoder on images of faces'),
@@ -41,6 +44,12 @@ COMMANDS = {
 }
 # What is installed for training and development only.
 TRAINING_MODULES = ('jinja2', 'torch', 'onnx', 'onnxscript', 'optuna', 'safetensors', 'scipy')
+# What the other commands need besides Python -> the extra of the package that brings it.
+EXTRA_OF = {
+    'cryptography': 'cloud', 'cv2': 'cloud', 'grpc': 'cloud', 'grpc_health': 'cloud',
+    'onnxruntime': 'cloud', 'prometheus_client': 'cloud', 'ray': 'ray', 'tqdm': 'cloud',
+    'yaml': 'cloud',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,11 +92,14 @@ def _end_quietly_on_signals() -> None:
 
 
 def _explain_missing(command: str, error: ModuleNotFoundError) -> int:
-    if error.name not in TRAINING_MODULES:
+    if error.name in TRAINING_MODULES:
+        remedy = 'it comes with the development environment (`make setup-dev`)'
+    elif error.name in EXTRA_OF:
+        remedy = f"pip install 'ferros[{EXTRA_OF[error.name]}]'"
+    else:
         raise error
     print(
-        f'ferros-cloud {command}: the Python module {error.name!r} is missing;'
-        ' it comes with the development environment (`make setup-dev`)',
+        f'ferros-cloud {command}: the Python module {error.name!r} is missing; {remedy}',
         file=sys.stderr,
     )
     return 1

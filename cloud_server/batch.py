@@ -17,7 +17,9 @@ The micro-batcher: gathers items of many senders into batches; knows neither gRP
 A batch leaves at once while a slot is free; while all are busy, items gather. So batches grow with
 the load, and an idle server answers without any timer in the way. Items of one key keep their
 order, and a batch holds at most one of them, because the next depends on the result of the one
-before.
+before. No batch is larger than what is computed in a set time, and no more waits than what is
+served in another: a server that is full says so at once instead of getting slow. The room is
+shared: when it is full, the sender that holds most of it gives way.
 """
 
 from __future__ import annotations
@@ -25,12 +27,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from cloud_server.batch_times import BatchTimes
 
 NS_PER_S = 1_000_000_000
+# A batch may always take this much longer than one item alone.
+MUCH_LONGER = 1.5
+# Two are always tried: from one alone nobody learns what a larger batch would take.
+SMALLEST_LIMIT = 2
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -74,6 +83,8 @@ class Entry(Generic[Item]):
     """An item that waits."""
 
     key: Hashable
+    # Whose item it is: senders share the room.
+    sender: Hashable
     item: Item
     arrived_ns: int
     deadline_ns: int
@@ -87,51 +98,90 @@ class Taken(Generic[Item]):
     expired: list[Entry[Item]]
 
 
+@dataclass(frozen=True)
+class QueueLimits:
+    """How much is computed and waits at one time; raises ValueError for what is below 1."""
+
+    # Items in one batch at most.
+    max_batch: int
+    # Items that wait at most.
+    max_queue: int
+    # Batches that are computed at one time.
+    slots: int = 1
+    # A batch is kept so small that it takes no longer than this, by what was measured, or than
+    # half as long again as one item alone.
+    max_batch_ns: int = 3600 * NS_PER_S
+    # No more waits than what is served in this time, by what was measured.
+    max_queue_ns: int = 3600 * NS_PER_S
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f'{name} is {value}, expected at least 1')
+
+
 class BatchQueue(Generic[Item]):
     """Decides which items leave together, and when. Pure: no clock, no thread, no future."""
 
-    def __init__(self, max_batch: int, max_queue: int, slots: int) -> None:
-        """
-        Create an empty queue.
-
-        Args:
-            max_batch: items in one batch at most.
-            max_queue: items that wait at most.
-            slots: batches that are computed at one time.
-
-        """
-        for name, value in (('max_batch', max_batch), ('max_queue', max_queue), ('slots', slots)):
-            if value < 1:
-                raise ValueError(f'{name} is {value}, expected at least 1')
-        self._max_batch = max_batch
-        self._max_queue = max_queue
-        self._slots = slots
-        self._free_slots = slots
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._free_slots = limits.slots
         # A dict as an ordered set: entries leave from anywhere in it.
         self._waiting: dict[Entry[Item], None] = {}
+        self._waiting_of: Counter[Hashable] = Counter()
         self._busy_keys: set[Hashable] = set()
-        # Sums over the last batches, older ones fading.
-        self._served = 0.0
-        self._served_ns = 0.0
+        self._times = BatchTimes()
+        # What follows from the times; before any was measured the limits in numbers hold alone.
+        self._batch_limit = limits.max_batch
+        self._room = limits.max_queue
+        self._service_rate_hz = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
+    def batch_limit(self) -> int:
+        """Return how many items the next batch may hold."""
+        return self._batch_limit
+
+    @property
+    def room(self) -> int:
+        """Return how many items may wait."""
+        return self._room
+
+    @property
     def service_rate_hz(self) -> float:
         """Return the items per second that full slots serve; 0 if nothing was measured yet."""
-        return self._slots * self._served / self._served_ns * NS_PER_S if self._served_ns else 0.0
+        return self._service_rate_hz
 
-    def offer(self, entry: Entry[Item]) -> bool:
-        """Let an entry wait; return False where the queue is full."""
-        if len(self._waiting) >= self._max_queue:
-            return False
+    def offer(self, entry: Entry[Item]) -> Entry[Item] | None:
+        """
+        Let an entry wait.
+
+        Returns:
+            The entry there was no room for: this one, or the newest of the sender that has most
+            waiting, if that is more than this sender has. None: there was room.
+
+        """
+        refused = None
+        if len(self._waiting) >= self._room:
+            greediest, most = self._waiting_of.most_common(1)[0]
+            if most <= self._waiting_of[entry.sender] + 1:
+                return entry
+            refused = next(old for old in reversed(self._waiting) if old.sender == greediest)
+            self.discard(refused)
         self._waiting[entry] = None
-        return True
+        self._waiting_of[entry.sender] += 1
+        return refused
 
     def discard(self, entry: Entry[Item]) -> None:
-        """Take out an entry that nobody waits for any more."""
-        self._waiting.pop(entry, None)
+        """Take out an entry that nobody waits for any more; one that is not there is no error."""
+        if entry not in self._waiting:
+            return
+        del self._waiting[entry]
+        self._waiting_of[entry.sender] -= 1
+        if not self._waiting_of[entry.sender]:
+            del self._waiting_of[entry.sender]
 
     def take(self, now_ns: int) -> Taken[Item]:
         """
@@ -150,20 +200,41 @@ class BatchQueue(Generic[Item]):
             elif entry.key not in self._busy_keys:
                 self._busy_keys.add(entry.key)
                 batch.append(entry)
-                if len(batch) == self._max_batch:
+                if len(batch) == self._batch_limit:
                     break
         for entry in (*batch, *expired):
-            del self._waiting[entry]
+            self.discard(entry)
         if batch:
             self._free_slots -= 1
         return Taken(batch, expired)
 
-    def finish(self, batch: Sequence[Entry[Item]], busy_ns: int) -> None:
-        """Free the slot and the keys of a batch that took so long."""
+    def finish(self, batch: Sequence[Entry[Item]], busy_ns: int | None) -> None:
+        """Free the slot and the keys of a batch; busy_ns: how long it took, None if it failed."""
         self._free_slots += 1
         self._busy_keys.difference_update(entry.key for entry in batch)
-        self._served = 0.9 * self._served + len(batch)
-        self._served_ns = 0.9 * self._served_ns + max(1, busy_ns)
+        if busy_ns is not None:
+            self._times.add(len(batch), busy_ns)
+            self._adapt()
+
+    def _adapt(self) -> None:
+        limits = self._limits
+        # Where the fixed part of a batch is the larger one, more items cost hardly any time.
+        limit_ns = max(limits.max_batch_ns, round(MUCH_LONGER * self._times.time_ns(1)))
+        size = max(SMALLEST_LIMIT, self._times.largest_within(limit_ns))
+        size = min(limits.max_batch, size)
+        self._batch_limit = size
+        self._service_rate_hz = limits.slots * size * NS_PER_S / self._times.time_ns(size)
+        in_time = int(self._service_rate_hz * limits.max_queue_ns / NS_PER_S)
+        self._room = min(limits.max_queue, max(1, in_time))
+
+
+class BatchReport(NamedTuple):
+    """One batch that was computed."""
+
+    # How long each of its items had waited.
+    waited_ns: list[int]
+    # How long it was computed.
+    busy_ns: int
 
 
 class Batcher(Generic[Item, Result]):
@@ -172,11 +243,9 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self,
         compute: Callable[[Sequence[Item]], Sequence[Result | Exception]],
-        *,
-        max_batch: int,
-        max_queue: int,
-        slots: int = 1,
+        limits: QueueLimits,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        on_batch: Callable[[BatchReport], None] = lambda report: None,
     ) -> None:
         """
         Create a batcher; use it on one event loop.
@@ -185,17 +254,17 @@ class Batcher(Generic[Item, Result]):
             compute: called in worker threads with the items of a batch; returns one result for
                 each, in their order. An exception among them is raised to that item's submitter
                 alone.
-            max_batch: items in one batch at most.
-            max_queue: items that wait at most.
-            slots: batches, and threads, that compute at one time.
+            limits: of the queue; a thread computes in each slot.
             clock_ns: the clock of the deadlines.
+            on_batch: called on the event loop with what each computed batch took.
 
         """
         self._compute = compute
         self._clock_ns = clock_ns
-        self._queue: BatchQueue[Item] = BatchQueue(max_batch, max_queue, slots)
+        self._on_batch = on_batch
+        self._queue: BatchQueue[Item] = BatchQueue(limits)
         self._futures: dict[Entry[Item], asyncio.Future[Result]] = {}
-        self._workers = ThreadPoolExecutor(slots, thread_name_prefix='batch')
+        self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix='batch')
         self._pump_is_due = False
         self._failed_before = False
         self._is_closed = False
@@ -205,12 +274,20 @@ class Batcher(Generic[Item, Result]):
         """Return the items per second that full slots serve; 0 if nothing was measured yet."""
         return self._queue.service_rate_hz
 
-    def submit(self, key: Hashable, item: Item, deadline_ns: int) -> asyncio.Future[Result]:
+    @property
+    def waiting(self) -> int:
+        """Return how many items wait."""
+        return len(self._queue)
+
+    def submit(
+        self, key: Hashable, sender: Hashable, item: Item, deadline_ns: int
+    ) -> asyncio.Future[Result]:
         """
         Let an item be computed; await the result, or cancel it.
 
         Args:
             key: items of one key are computed one after the other, in the order of submission.
+            sender: whose item it is; where there is no room, the sender with most of it gives way.
             item: what compute gets.
             deadline_ns: an item whose computation has not begun by then is not computed.
 
@@ -221,11 +298,11 @@ class Batcher(Generic[Item, Result]):
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        entry = Entry(key, item, self._clock_ns(), deadline_ns)
-        if not self._queue.offer(entry):
-            future.set_exception(QueueFullError(self._queue.service_rate_hz))
-            return future
+        entry = Entry(key, sender, item, self._clock_ns(), deadline_ns)
         self._futures[entry] = future
+        refused = self._queue.offer(entry)
+        if refused is not None:
+            self._fail(refused, QueueFullError(self._queue.service_rate_hz))
         future.add_done_callback(lambda _: self._settled(entry))
         if not self._pump_is_due:
             # Not at once: what arrived in the same turn of the loop leaves in the same batch.
@@ -273,12 +350,17 @@ class Batcher(Generic[Item, Result]):
         started_ns: int,
         done: asyncio.Future[Sequence[Result | Exception]],
     ) -> None:
-        self._queue.finish(batch, self._clock_ns() - started_ns)
+        busy_ns = self._clock_ns() - started_ns
         if done.cancelled() or done.exception() is not None:
+            self._queue.finish(batch, None)
             self._log_failure(None if done.cancelled() else done.exception())
             for entry in batch:
                 self._fail(entry, ComputeError('the model failed on this batch'))
         else:
+            self._queue.finish(batch, busy_ns)
+            self._on_batch(
+                BatchReport([started_ns - entry.arrived_ns for entry in batch], busy_ns)
+            )
             self._failed_before = False
             for entry, result in zip(batch, done.result(), strict=True):
                 if isinstance(result, Exception):

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -73,9 +74,23 @@ class Recognition(NamedTuple):
 class Recognizer:
     """Joins an engine with what comes before and after it."""
 
-    def __init__(self, engine: Engine, limits: ImageLimits) -> None:
+    def __init__(self, engine: Engine, limits: ImageLimits, decode_threads: int = 1) -> None:
+        """
+        Join them.
+
+        Args:
+            engine: what computes.
+            limits: of one image.
+            decode_threads: that decode the images of a batch; 1: the thread of the batch alone.
+
+        """
         self._engine = engine
         self._limits = limits
+        self._decoders = (
+            ThreadPoolExecutor(decode_threads, thread_name_prefix='decode')
+            if decode_threads > 1
+            else None
+        )
         self._rule = ResetRule(engine.info.reset_gap_s, engine.info.reset_gap_intervals)
 
     def new_face(self) -> Face:
@@ -86,18 +101,22 @@ class Recognizer:
         self, encoded: Sequence[EncodedCrop]
     ) -> list[Recognition | ImageError | OutputError]:
         """Decode and recognise crops of different faces; an image that is bad fails alone."""
-        results: list[Recognition | ImageError | OutputError | None] = []
-        crops: list[Crop] = []
-        for crop in encoded:
-            try:
-                luma = decode(crop.image, crop.codec, self._limits)
-            except ImageError as error:
-                results.append(error)
-            else:
-                results.append(None)
-                crops.append(Crop(luma, crop.face, crop.stamp_ns, crop.interval_ms))
-        recognised = iter(self.recognize(crops))
-        return [next(recognised) if result is None else result for result in results]
+        decoded = (map if self._decoders is None else self._decoders.map)(self._decode, encoded)
+        crops_or_errors = list(decoded)
+        recognised = iter(self.recognize([c for c in crops_or_errors if isinstance(c, Crop)]))
+        return [next(recognised) if isinstance(c, Crop) else c for c in crops_or_errors]
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._decoders is not None:
+            self._decoders.shutdown()
+
+    def _decode(self, crop: EncodedCrop) -> Crop | ImageError:
+        try:
+            luma = decode(crop.image, crop.codec, self._limits)
+        except ImageError as error:
+            return error
+        return Crop(luma, crop.face, crop.stamp_ns, crop.interval_ms)
 
     def recognize(self, crops: Sequence[Crop]) -> list[Recognition | OutputError]:
         """Recognise crops of different faces and take each face one step on."""

@@ -17,28 +17,43 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloud_server import config as settings
-from cloud_server.config import ConfigError, ServerConfig
-from cloud_server.engine import Engine
-from cloud_server.model_info import ModelError
-from cloud_server.service import RecognitionService
+from cloud_server import engine as engines
+from cloud_server import logs, sealed_state, workers
+from cloud_server.address import bracketed
+from cloud_server.config import ConfigError, ServerConfig, is_loopback
+from cloud_server.credentials import CredentialsError, server_credentials
+from cloud_server.engine import Engine, EngineError
+from cloud_server.identity import Authenticator
+from cloud_server.metrics import Metrics
+from cloud_server.metrics_endpoint import MetricsError
+from cloud_server.model_info import ModelError, ModelInfo
+from cloud_server.sealed_state import StateKeyError, StateSealer
+from cloud_server.service import Parts, RecognitionService
+from cloud_server.shared_port import WorkersError
+from cloud_server.tokens import TokenFileError
 from ferros_proto import recognition_pb2_grpc
 
 SERVICE_NAME = 'ferros.v1.Recognition'
 MAX_MESSAGE_BYTES = 262_144
 # For calls that are not ours to drain, such as a watch on the health.
 LAST_GRACE_S = 0.5
+# Longer than any drain takes; it ends when the drain does.
+LONGEST_GRACE_S = 3600.0
 # One Ctrl-C reaches a server under a launcher twice: from the terminal and from the launcher.
 SAME_SIGNAL_S = 1.0
 
@@ -49,99 +64,227 @@ class BindError(OSError):
     """The address cannot be listened on."""
 
 
+# What an operator has to mend; said in a line each and not as a traceback.
+EXPLAINED = (
+    ConfigError, CredentialsError, TokenFileError, StateKeyError, ModelError, EngineError,
+    BindError, MetricsError, WorkersError,
+)
+
+
 class Running(NamedTuple):
     """A server that listens."""
 
     server: Any
     service: RecognitionService
     health: Any
+    metrics: Metrics
     # HOST:PORT with the real port.
     address: str
+    # HOST:PORT of the metrics; empty: there are none.
+    metrics_address: str
+    # It shares its port with other processes, which take the robots when it stops.
+    reuse_port: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `ferros-cloud serve`."""
     settings.add_arguments(parser)
+    parser.add_argument(
+        '--check-config', action='store_true',
+        help='check the settings and the files they name, say what is wrong, and end',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; return the exit status."""
     try:
         config = settings.from_arguments(args, os.environ)
-        logging.basicConfig(
-            level=config.log_level.upper(), format='%(asctime)s %(levelname)s %(message)s'
-        )
-        engine = _load_engine(config)
-        asyncio.run(serve(config, engine))
-    except (ConfigError, ModelError, BindError) as error:
+        if args.check_config:
+            check(config)
+            print('the settings can be served with')
+            return 0
+        logs.setup(config)
+        if config.workers > 1:
+            warn_of_exposure(config)
+            return workers.supervise(config, lambda: settings.from_arguments(args, os.environ))
+        engine = load_engine(config)
+        try:
+            asyncio.run(serve(config, engine))
+        finally:
+            engine.close()
+    except EXPLAINED as error:
         for line in str(error).splitlines():
             print(f'ferros-cloud serve: {line}', file=sys.stderr)
         return 2
     return 0
 
 
-async def serve(config: ServerConfig, engine: Engine) -> None:
-    """Serve until SIGTERM or SIGINT; the signals are taken before the address is announced."""
+def check(config: ServerConfig) -> None:
+    """Read every file that the settings name and compute once; raises what serving would."""
+    server_credentials(config)
+    Authenticator(config)
+    _state_keys(config)
+    if config.engine == 'ray':
+        # The cluster may not run yet; the model is what can be checked here.
+        ModelInfo.load(config.model)
+    else:
+        load_engine(config).close()
+
+
+async def serve(
+    config: ServerConfig,
+    engine: Engine,
+    *,
+    reuse_port: bool = False,
+    ready: Callable[[Running], None] | None = None,
+    state_key: bytes | None = None,
+) -> None:
+    """
+    Serve until SIGTERM or SIGINT; the signals are taken before the address is announced.
+
+    Args:
+        config: the settings; `workers` is for the process above this one.
+        engine: what computes; it is the caller's to close.
+        reuse_port: share the port with other processes of this user.
+        ready: called once it listens; None: the address is printed.
+        state_key: seals the states of faces where no state_key_file is set; None: a new one.
+
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = _Signals(stop)
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, signals.on_signal, signal_number)
-    running = await startup(config, engine)
-    print(f'listening on {running.address}', flush=True)
-    print(f'model {engine.info.display} on {engine.device} ({engine.kind})', flush=True)
+    loop.add_signal_handler(
+        signal.SIGHUP, log.warning, 'SIGHUP: one process cannot replace itself; see --workers'
+    )
+    running = await startup(config, engine, reuse_port=reuse_port, state_key=state_key)
+    # What is there now stays: to look through it again and again would only hold up the streams.
+    gc.collect()
+    gc.freeze()
+    (ready or partial(_announce, config, engine))(running)
     await stop.wait()
     await shutdown(running)
 
 
-async def startup(config: ServerConfig, engine: Engine) -> Running:
+async def startup(
+    config: ServerConfig,
+    engine: Engine,
+    *,
+    reuse_port: bool = False,
+    state_key: bytes | None = None,
+) -> Running:
     """
     Listen.
 
     Raises:
         BindError: if the address cannot be had.
+        CredentialsError, TokenFileError, StateKeyError: a file is missing or wrong.
 
     """
-    server = grpc.aio.server(options=_options(config))
-    service = RecognitionService(engine, config)
+    credentials = server_credentials(config)
+    keys = _state_keys(config) or (state_key or sealed_state.new_key(),)
+    sealer = StateSealer(keys, config.state_ttl_s)
+    metrics = Metrics(config, engine.info.display, engine.device)
+    server = grpc.aio.server(options=_options(config, reuse_port))
+    service = RecognitionService(Parts(engine, Authenticator(config), sealer, metrics), config)
     recognition_pb2_grpc.add_RecognitionServicer_to_server(  # type: ignore[no-untyped-call]
         service, server
     )
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    host = f'[{config.host}]' if ':' in config.host else config.host
+    if config.reflection:
+        _add_reflection(server)
+    host = bracketed(config.host)
     try:
-        port = server.add_insecure_port(f'{host}:{config.port}')
-    except RuntimeError:
-        port = 0
-    if port == 0:
+        port = _bind(server, f'{host}:{config.port}', credentials)
+        metrics_address = ''
+        if config.metrics_port >= 0:
+            metrics_address = metrics.start(config.metrics_host, config.metrics_port)
+        await server.start()
+    except BaseException:
         await service.close()
-        raise BindError(
-            f'cannot listen on {host}:{config.port}: it is in use, or no address of this machine'
-        )
-    await server.start()
+        metrics.stop()
+        raise
     for name in ('', SERVICE_NAME):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return Running(server, service, health_servicer, f'{host}:{port}')
+    address = f'{host}:{port}'
+    return Running(
+        server, service, health_servicer, metrics, address, metrics_address, reuse_port
+    )
 
 
 async def shutdown(running: Running) -> None:
     """Say so, send the robots away with their answers, and stop."""
     log.info('shutting down')
     await running.health.enter_graceful_shutdown()
+    closing = None
+    if running.reuse_port:
+        # Whoever connects from now on is for the other processes; the streams go on.
+        closing = asyncio.create_task(running.server.stop(LONGEST_GRACE_S))
     await running.service.drain()
     await running.server.stop(LAST_GRACE_S)
+    if closing is not None:
+        await closing
     await running.service.close()
+    running.metrics.stop()
 
 
-def _load_engine(config: ServerConfig) -> Engine:
+def load_engine(config: ServerConfig) -> Engine:
+    """Load the engine of the settings; raises ModelError and EngineError."""
     import cv2
-
-    from cloud_server.engine.onnx import OnnxEngine
 
     # The batches are the parallelism; OpenCV's own threads would only compete with them.
     cv2.setNumThreads(1)
-    return OnnxEngine(config.model, config.threads, config.precision)
+    return engines.load(config)
+
+
+def _state_keys(config: ServerConfig) -> tuple[bytes, ...]:
+    path = config.state_key_file
+    return () if path is None else sealed_state.read_state_keys(path)
+
+
+def _bind(server: Any, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        port = (
+            server.add_insecure_port(address)
+            if credentials is None
+            else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise BindError(
+            f'cannot listen on {address}: it is in use, or no address of this machine'
+        )
+    return int(port)
+
+
+def _add_reflection(server: Any) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+
+def _announce(config: ServerConfig, engine: Engine, running: Running) -> None:
+    print(f'listening on {running.address}', flush=True)
+    print(f'model {engine.info.display} on {engine.device} ({engine.kind})', flush=True)
+    if running.metrics_address:
+        print(f'metrics on http://{running.metrics_address}/metrics', flush=True)
+    warn_of_exposure(config)
+
+
+def warn_of_exposure(config: ServerConfig) -> None:
+    """Say what others on the network may do."""
+    if not is_loopback(config.host):
+        if config.tls_cert_file is None:
+            what = 'faces' if config.token_file is None else 'faces and tokens'
+            log.warning('other machines connect without encryption: %s can be read', what)
+        if config.tls_client_ca_file is None and config.token_file is None:
+            log.warning(
+                'whoever reaches this port may use it: set tls_client_ca_file or token_file'
+            )
 
 
 class _Signals:
@@ -160,7 +303,7 @@ class _Signals:
             self._first_s = now_s
 
 
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
+def _options(config: ServerConfig, reuse_port: bool) -> list[tuple[str, int]]:
     return [
         ('grpc.max_receive_message_length', MAX_MESSAGE_BYTES),
         ('grpc.max_concurrent_streams', 8),
@@ -171,6 +314,6 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         ('grpc.http2.bdp_probe', 0),
         ('grpc.max_connection_age_ms', config.max_connection_age_s * 1000),
         ('grpc.max_connection_age_grace_ms', 60_000),
-        # Two servers on one port would share the robots at random instead of failing.
-        ('grpc.so_reuseport', 0),
+        # Two servers on one port share the robots at random instead of failing: only if meant.
+        ('grpc.so_reuseport', int(reuse_port)),
     ]

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,6 +45,17 @@ class ResetRule(NamedTuple):
     def gap_ns(self, interval_ms: int) -> int:
         """Return the longest gap that the state survives, for a sender of this interval."""
         return max(round(self.gap_s * NS_PER_S), round(self.intervals * interval_ms * NS_PER_MS))
+
+
+class FaceSnapshot(NamedTuple):
+    """The recurrent state of one face, on its way from one stream to the next."""
+
+    face_id: str
+    # Stamp of the last frame that was computed: the next interval is counted from it.
+    stamp_ns: int
+    # float32 [state_size], finite.
+    h: Floats
+    c: Floats
 
 
 class Step(NamedTuple):
@@ -122,6 +134,8 @@ class RateLimit:
 class _Tracked:
     face: Face
     used_ns: int
+    # The sender's interval between frames of this face, as it last said; 0 if it has none.
+    interval_ms: int = 0
     # Frames that are waiting or being computed.
     pending: int = 0
 
@@ -141,7 +155,7 @@ class Session:
     def __len__(self) -> int:
         return len(self._faces)
 
-    def admit(self, sequence: int, face_id: str, now_ns: int) -> Face:
+    def admit(self, sequence: int, face_id: str, now_ns: int, interval_ms: int = 0) -> Face:
         """
         Accept a frame and return the state of its face; `release` it once it is answered.
 
@@ -149,6 +163,7 @@ class Session:
             sequence: above all before it.
             face_id: 1 to 32 characters.
             now_ns: the server's monotonic clock.
+            interval_ms: the sender's interval between frames of this face; 0 if it has none.
 
         Raises:
             LimitError: if the frame must not be computed.
@@ -165,12 +180,60 @@ class Session:
             raise LimitError('over max_frame_rate_fps')
         tracked = self._faces.get(face_id) or self._add(face_id, now_ns)
         tracked.used_ns = now_ns
+        tracked.interval_ms = interval_ms
         tracked.pending += 1
         return tracked.face
 
     def release(self, face_id: str) -> None:
         """Note that a frame of this face was answered."""
         self._faces[face_id].pending -= 1
+
+    def snapshot(self, now_ns: int) -> tuple[FaceSnapshot, ...]:
+        """
+        Return the states that another stream can go on with, the last used face first.
+
+        Faces without a state are left out, and those unseen for longer than their state would
+        survive by the model's reset rule. Call it when no frame is waiting or being computed.
+
+        Args:
+            now_ns: the server's monotonic clock, as for `admit`.
+
+        """
+        rule = ResetRule(self.info.reset_gap_s, self.info.reset_gap_intervals)
+        found = []
+        for face_id, tracked in self._faces.items():
+            face, idle_ns = tracked.face, now_ns - tracked.used_ns
+            if face.stamp_ns is not None and idle_ns <= rule.gap_ns(tracked.interval_ms):
+                found.append((idle_ns, FaceSnapshot(face_id, face.stamp_ns, face.h, face.c)))
+        found.sort(key=lambda entry: entry[0])
+        return tuple(snapshot for _, snapshot in found)
+
+    def restore(self, snapshots: Sequence[FaceSnapshot], now_ns: int) -> int:
+        """
+        Take over the states of a stream before, and return how many faces had room.
+
+        The first `max_faces` of them are taken, which are those used last. Sequence numbers and
+        the rate start afresh; whether a state still counts is decided, as ever, by the stamp of
+        the face's next frame.
+
+        Args:
+            snapshots: what `snapshot` gave, of the same model.
+            now_ns: the server's monotonic clock, as for `admit`.
+
+        Raises:
+            ValueError: after the first frame, or for states of another size.
+
+        """
+        if self._faces or self.last_sequence:
+            raise ValueError('states can be restored before the first frame only')
+        expected = (self.info.state_size,)
+        for snapshot in snapshots:
+            for state in (snapshot.h, snapshot.c):
+                if state.shape != expected:
+                    raise ValueError(f'a state of shape {state.shape}, expected {expected}')
+        for face_id, stamp_ns, h, c in snapshots[:self.max_faces]:
+            self._faces[face_id] = _Tracked(Face(h, c, stamp_ns), now_ns)
+        return len(self._faces)
 
     def _add(self, face_id: str, now_ns: int) -> _Tracked:
         if len(self._faces) >= self.max_faces:

@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 from ferros.types import Codec
 
+# What tls_ca_file says instead of a path, for a server whose certificate a public CA signed.
+SYSTEM_CAS = 'system'
+
 
 class Parameter(NamedTuple):
     """What a parameter means and which values it takes."""
@@ -61,9 +64,27 @@ class RobotConfig:
     insecure: bool = _parameter(
         False,
         'allow an unencrypted connection to a server that is not on this machine: the face '
-        'crops can then be read on the way',
+        'crops, and the token, can then be read on the way',
     )
-    robot_id: str = _parameter('', 'name of this robot for the server; empty: the host name')
+    tls_ca_file: str = _parameter(
+        '',
+        'path of the PEM file of the CA that signed the certificate of the server, which turns '
+        f'TLS on; {SYSTEM_CAS}: the CAs that gRPC brings; empty: the connection is not encrypted',
+    )
+    tls_cert_file: str = _parameter(
+        '', 'path of the PEM file of the certificate of this robot, for a server that wants one'
+    )
+    tls_key_file: str = _parameter('', 'path of the PEM file of the private key of tls_cert_file')
+    token_file: str = _parameter(
+        '',
+        'path of a file with the token to show the server, read at each attempt to connect; '
+        'without TLS it goes to another machine only with insecure, and can be read on the way',
+    )
+    robot_id: str = _parameter(
+        '',
+        'name of this robot for the server; empty: the one in tls_cert_file or behind the token, '
+        'else the host name',
+    )
     camera: str = _parameter('camera', 'name of the camera for the server')
     image_transport: str = _parameter(
         'raw',
@@ -135,17 +156,43 @@ class RobotConfig:
         host, _, port = self.server_address.rpartition(':')
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f'server_address is {self.server_address!r}, expected host:port')
-        if not self.insecure and not is_loopback(self.server_address):
-            raise ValueError(
-                f'server_address is {self.server_address!r}, which is not this machine, and the '
-                'connection would not be encrypted: set insecure to true to allow that'
-            )
+        self._check_encryption()
         for name in ('robot_id', 'camera'):
             if len(getattr(self, name)) > 64:
                 value = getattr(self, name)
                 raise ValueError(f'{name} is {value!r}, expected 64 characters at most')
         if self.detector == 'yunet' and not self.detector_model:
             raise ValueError("detector is 'yunet', expected detector_model to name its ONNX file")
+
+    def _check_encryption(self) -> None:
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            given, missing = 'tls_cert_file', 'tls_key_file'
+            if self.tls_key_file:
+                given, missing = missing, given
+            raise ValueError(
+                f'{given} is {getattr(self, given)!r} without {missing}, expected both or none'
+            )
+        if self.tls_cert_file and not self.is_encrypted:
+            raise ValueError(
+                f'tls_cert_file is {self.tls_cert_file!r} without tls_ca_file, expected '
+                f'tls_ca_file to name the CA of the server, or {SYSTEM_CAS!r}'
+            )
+        if not (self.insecure or self.is_encrypted or is_loopback(self.server_address)):
+            raise ValueError(
+                f'server_address is {self.server_address!r}, which is not this machine, and the '
+                'connection would not be encrypted: set tls_ca_file to the CA of the server, or '
+                'set insecure to true to allow that'
+            )
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Tell whether TLS is used."""
+        return bool(self.tls_ca_file)
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether a certificate or a token tells the server which robot this is."""
+        return bool(self.tls_cert_file or self.token_file)
 
     @property
     def wire_codec(self) -> Codec | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +31,21 @@ import grpc
 from ferros import accuracy_grid
 from ferros.accuracy_grid import GridError
 from ferros.bandwidth import Bandwidth
+from ferros.channel import (
+    LONGEST_DETAIL,
+    AccessError,
+    describe,
+    is_refusal,
+    pushback_s,
+    read_access,
+)
 from ferros.config import RobotConfig
 from ferros.crop import crop
 from ferros.drops import Drops
 from ferros.encode import encode
 from ferros.operating_point import Plan
 from ferros.outbox import interval_ns
+from ferros.resume import Resume
 from ferros.sender import Ready, Sender, ServerTerms, make_sender
 from ferros.trace import STATE_INTERVAL_NS, Trace
 from ferros.types import UNKNOWN, GridPoint, Observation, OfferedFace, Source
@@ -55,20 +65,10 @@ LONGEST_BACKOFF_S = 2.0
 REFUSED_BACKOFF_S = 10.0
 # For how long a server's suggested rate holds.
 SUGGESTION_NS = 2_000_000_000
-# What a refused or silent server may have put into the log.
-LONGEST_DETAIL = 200
-
-CHANNEL_OPTIONS = [
-    ('grpc.keepalive_time_ms', 20_000),
-    ('grpc.keepalive_timeout_ms', 10_000),
-    ('grpc.keepalive_permit_without_calls', 1),
-    ('grpc.http2.max_pings_without_data', 0),
-    ('grpc.http2.bdp_probe', 0),
-    # An attempt makes a channel of its own; the waiting between attempts is ours.
-    ('grpc.enable_retries', 0),
-    ('grpc.use_local_subchannel_pool', 1),
-    ('grpc.max_receive_message_length', 262_144),
-]
+# A drained stream is left by then even where the server forgets to end it.
+DRAIN_TIMEOUT_NS = 5_000_000_000
+# How soon and how late a robot comes back that a draining server sent away.
+RECONNECT_S = (0.05, 10.0)
 
 
 class LinkState(Enum):
@@ -97,20 +97,48 @@ class LinkReport(NamedTuple):
 
 
 class _RefusedError(Exception):
-    """The server will not serve us, now or ever; the text says why."""
+    """The server will not serve us before something is changed; the text says why."""
+
+
+class _Ending(NamedTuple):
+    """How a stream ended."""
+
+    detail: str
+    # What the server asked us to wait; None: that is for us to say.
+    asked_s: float | None = None
+    # The next attempt would end in the same way, as far as we know.
+    is_refusal: bool = False
+    # No server has read the Hello.
+    is_unheard: bool = False
 
 
 class _Stream:
     """The state of one connection; lives from Hello until it ends."""
 
-    def __init__(self, now_ns: int) -> None:
-        self.started_ns = now_ns
+    def __init__(self, started_ns: int) -> None:
+        self.started_ns = started_ns
         self.welcome: wire.Welcome | None = None
+        self.welcomed_ns = started_ns
+        # What the Hello carries of the stream before.
+        self.resume_state = b''
         self.ended = False
         # The server said Drain: no frame leaves any more, those in flight are still answered.
-        self.draining = False
+        self.draining_ns: int | None = None
+        self.reconnect_after_ms = 0
         self.served = False
         self.error: Exception | None = None
+
+    @property
+    def may_send(self) -> bool:
+        """Tell whether frames may leave."""
+        # A sealed state is long: what left right behind it would seem to queue.
+        return self.welcome is not None or not self.resume_state
+
+    def is_proven(self, now_ns: int) -> bool:
+        """Tell whether the server has shown that it is worth coming back to at once."""
+        return self.served or (
+            self.welcome is not None and now_ns - self.welcomed_ns > LONGEST_BACKOFF_S * 1e9
+        )
 
 
 class Link:
@@ -122,6 +150,7 @@ class Link:
     cropped and encoded on the sending thread, and only when they leave.
 
     Raises:
+        AccessError: a file of the TLS or token parameters cannot be used.
         GridError: the accuracy grid cannot be read.
         OSError: the trace file cannot be written.
 
@@ -142,6 +171,8 @@ class Link:
         self._on_change = on_change
         self._clock_ns = clock_ns
         self._log = logging.getLogger('ferros.link')
+        # They are read again at each attempt; what is wrong from the start is said at once.
+        read_access(config)
         self._sender = make_sender(config, drops, clock_ns()) if sender is None else sender
         self._trace = self._new_trace()
         # Guards all that follows, and the sender.
@@ -153,6 +184,7 @@ class Link:
         self._answered_frames = 0
         self._stopping = False
         self._stream: _Stream | None = None
+        self._resume = Resume(drops)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -173,6 +205,8 @@ class Link:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        with self._changed:
+            self._resume.drop('lost')
         if self._trace is not None:
             self._trace.close()
 
@@ -212,38 +246,60 @@ class Link:
         while not self._stopping:
             self._set_state(LinkState.CONNECTING, f'connecting to {self._config.server_address}')
             stream = _Stream(self._clock_ns())
-            try:
-                self._connect(stream)
-                detail, pause_s = 'the server ended the stream', backoff_s
-            except _RefusedError as error:
-                detail, pause_s = str(error), REFUSED_BACKOFF_S
-            except (grpc.RpcError, TimeoutError) as error:
-                detail, pause_s = _describe(error), backoff_s
-            except Exception as error:
-                self._log.exception('the link failed; it will be tried again')
-                detail, pause_s = repr(error), REFUSED_BACKOFF_S
-            self._end(stream)
-            if stream.served:
-                backoff_s = pause_s = FIRST_BACKOFF_S
+            ending = self._serve(stream)
+            self._end(stream, ending)
+            is_proven = stream.is_proven(self._clock_ns())
+            if is_proven:
+                backoff_s = FIRST_BACKOFF_S
             if not self._stopping:
-                self._set_state(LinkState.WAITING, detail)
+                self._set_state(LinkState.WAITING, ending.detail)
+                pause_s = _pause_s(ending, is_proven, backoff_s) * random.uniform(0.8, 1.2)
                 with self._changed:
-                    self._changed.wait_for(
-                        lambda: self._stopping, pause_s * random.uniform(0.8, 1.2)
-                    )
-                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                    self._changed.wait_for(lambda: self._stopping, pause_s)
+                if ending.asked_s is None:
+                    backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
         self._set_state(LinkState.STOPPED, '')
+
+    def _serve(self, stream: _Stream) -> _Ending:
+        """Serve one stream; return how it ended."""
+        try:
+            self._connect(stream)
+        except _RefusedError as error:
+            return _Ending(str(error), is_refusal=True)
+        except grpc.RpcError as error:
+            is_away = error.code() is grpc.StatusCode.UNAVAILABLE
+            # A server that stops may break the connection before the stream has ended.
+            if not is_away or stream.draining_ns is None:
+                asked_s = pushback_s(error)
+                return _Ending(
+                    describe(error, self._config), asked_s, is_refusal(error),
+                    is_unheard=is_away or asked_s is not None,
+                )
+        except (AccessError, TimeoutError) as error:
+            return _Ending(str(error))
+        except Exception as error:
+            self._log.exception('the link failed; it will be tried again')
+            return _Ending(repr(error), is_refusal=True)
+        if stream.draining_ns is None:
+            return _Ending('the server ended the stream')
+        least_s, most_s = RECONNECT_S
+        if not stream.is_proven(self._clock_ns()):
+            least_s = FIRST_BACKOFF_S
+        asked_s = min(max(stream.reconnect_after_ms / 1000, least_s), most_s)
+        return _Ending('the server asked this robot to connect anew', asked_s)
 
     def _connect(self, stream: _Stream) -> None:
         """Serve one stream until it ends; raises what ended it."""
-        channel = grpc.insecure_channel(self._config.server_address, options=CHANNEL_OPTIONS)
+        access = read_access(self._config)
+        channel = access.open()
         call: Any = None
         try:
             with self._changed:
+                stream.resume_state = self._resume.state(self._clock_ns())
                 self._sender.connect()
                 self._stream = stream
             stub = recognition_pb2_grpc.RecognitionStub(channel)  # type: ignore[no-untyped-call]
-            call = stub.Recognize(self._requests(stream))
+            call = stub.Recognize(self._requests(stream), metadata=access.metadata)
             reader = threading.Thread(
                 target=self._read, args=(stream, call), name='ferros-link-reader', daemon=True
             )
@@ -274,9 +330,17 @@ class Link:
                 oldest_ns = self._sender.oldest_sent_ns()
                 if oldest_ns is not None and now_ns - oldest_ns > ANSWER_TIMEOUT_NS:
                     raise TimeoutError(f'no answer for {ANSWER_TIMEOUT_NS // 1_000_000_000} s')
+                if (
+                    oldest_ns is None
+                    and stream.draining_ns is not None
+                    and now_ns - stream.draining_ns > DRAIN_TIMEOUT_NS
+                ):
+                    return
 
-    def _end(self, stream: _Stream) -> None:
+    def _end(self, stream: _Stream, ending: _Ending) -> None:
         with self._changed:
+            if stream.resume_state and stream.welcome is None and not ending.is_unheard:
+                self._resume.drop('lost')
             stream.ended = True
             self._stream = None
             lost = self._sender.disconnect(
@@ -297,13 +361,7 @@ class Link:
     # -- sending: runs on a thread of gRPC -------------------------------------------------------
 
     def _requests(self, stream: _Stream) -> Iterator[wire.RecognizeRequest]:
-        yield wire.RecognizeRequest(
-            hello=wire.Hello(
-                protocol_version=PROTOCOL_VERSION,
-                robot_id=self._config.robot_id,
-                camera=self._config.camera,
-            )
-        )
+        yield hello(self._config, stream.resume_state)
         while (ready := self._next(stream)) is not None:
             request = self._request(stream, ready)
             if request is not None:
@@ -312,8 +370,11 @@ class Link:
     def _next(self, stream: _Stream) -> Ready | None:
         """Wait for the next face to send; None: no more are sent in this stream."""
         with self._changed:
-            while not (stream.ended or stream.draining or self._stopping):
+            while not (stream.ended or stream.draining_ns is not None or self._stopping):
                 now_ns = self._clock_ns()
+                if not stream.may_send:
+                    self._changed.wait()
+                    continue
                 ready = self._sender.take(now_ns)
                 if ready is not None:
                     return ready
@@ -364,10 +425,6 @@ class Link:
         try:
             for response in call:
                 self._receive(stream, response)
-        except grpc.RpcError as error:
-            refusals = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
-            refused = call.code() in refusals
-            stream.error = _RefusedError(_describe(error)) if refused else error
         except Exception as error:
             stream.error = error
         finally:
@@ -382,9 +439,7 @@ class Link:
         elif kind == 'answer' and stream.welcome is not None:
             self._on_wire_answer(stream, stream.welcome, response.answer)
         elif kind == 'drain':
-            with self._changed:
-                stream.draining = True
-                self._changed.notify_all()
+            self._on_drain(stream, response.drain)
         else:
             self._drops.count('unexpected_response')
 
@@ -401,8 +456,10 @@ class Link:
                 welcome.input_size_px, welcome.credits, welcome.limits.max_frame_rate_fps
             )
             self._sender.welcome(terms, self._grid(welcome))
-            stream.welcome = welcome
+            stream.welcome, stream.welcomed_ns = welcome, self._clock_ns()
             self._model = welcome.model
+            if stream.resume_state:
+                self._resume.welcomed(welcome.resumed)
         self._set_state(LinkState.CONNECTED, '')
 
     def _grid(self, welcome: wire.Welcome) -> tuple[GridPoint, ...]:
@@ -413,6 +470,21 @@ class Link:
             if self._drops.count('server_grid_refused'):
                 self._log.warning('the accuracy grid of the server is not used: %s', error)
             return ()
+
+    def _on_drain(self, stream: _Stream, drain: wire.Drain) -> None:
+        """Send no more; of two Drains, the second, behind the last answer, has the state."""
+        with self._changed:
+            now_ns = self._clock_ns()
+            if stream.draining_ns is None:
+                stream.draining_ns = now_ns
+            stream.reconnect_after_ms = drain.reconnect_after_ms
+            if drain.sealed_state:
+                rate_bytes_per_s = min(
+                    self._sender.bandwidth(now_ns).rate_bytes_per_s,
+                    self._config.data_limit_bytes_per_s,
+                )
+                self._resume.keep(drain.sealed_state, rate_bytes_per_s, now_ns)
+            self._changed.notify_all()
 
     def _on_wire_answer(
         self, stream: _Stream, welcome: wire.Welcome, answer: wire.Answer
@@ -456,6 +528,27 @@ class Link:
             )
 
 
+def hello(config: RobotConfig, resume_state: bytes = b'') -> wire.RecognizeRequest:
+    """Return the first request of a stream."""
+    # The server knows the name in a certificate, or behind a token, and takes no other.
+    robot_id = '' if config.is_proven else socket.gethostname()[:64]
+    return wire.RecognizeRequest(
+        hello=wire.Hello(
+            protocol_version=PROTOCOL_VERSION,
+            robot_id=config.robot_id or robot_id,
+            camera=config.camera,
+            resume_state=resume_state,
+        )
+    )
+
+
+def _pause_s(ending: _Ending, is_proven: bool, backoff_s: float) -> float:
+    """Return how long to wait before the next attempt, without jitter."""
+    if ending.asked_s is not None:
+        return ending.asked_s
+    return REFUSED_BACKOFF_S if ending.is_refusal and not is_proven else backoff_s
+
+
 def _status(answer: wire.Answer) -> str:
     """Return the status in small letters."""
     try:
@@ -490,11 +583,3 @@ def _observation(
         source=Source.CLOUD,
         model=welcome.model,
     )
-
-
-def _describe(error: Exception) -> str:
-    """Return one line that says what went wrong, without a traceback."""
-    if isinstance(error, grpc.RpcError) and hasattr(error, 'code'):
-        details = str(error.details() or '').strip()[:LONGEST_DETAIL]
-        return f'{error.code().name}: {details}'
-    return str(error)

@@ -16,6 +16,7 @@ What a link to a server will do for: its rate, its delay and the operating point
 
     ros2 run ferros link_check 192.168.1.20 --insecure
     ros2 run ferros link_check 192.168.1.20 --insecure --faces 4 --picture
+    ros2 run ferros link_check robots.example.org --tls-ca-file ca.crt --token-file token
 
 It connects, sends drawn faces for some seconds as emotion_node would, and at last a burst of up
 to 2 MB to see how much more the link carries. Nothing of ROS needs to be there. The exit status
@@ -29,7 +30,6 @@ import argparse
 import json
 import math
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +38,8 @@ from typing import Final, NoReturn
 
 from ferros import accuracy_grid, link_picture, link_trial, text_plot
 from ferros.accuracy_grid import GridError
-from ferros.config import RobotConfig
+from ferros.channel import AccessError, read_access
+from ferros.config import SYSTEM_CAS, RobotConfig, parameter
 from ferros.link import LinkReport
 from ferros.link_burst import MOST_BYTES, Burst, BurstLimits, Capacity
 from ferros.link_probe import CheckError, Connection, Probe, run_burst, smallest_image
@@ -95,6 +96,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--insecure', action='store_true',
         help='allow an unencrypted connection to another machine',
     )
+    for name, metavar in (
+        ('tls_ca_file', f'FILE|{SYSTEM_CAS}'), ('tls_cert_file', 'FILE'),
+        ('tls_key_file', 'FILE'), ('token_file', 'FILE'),
+    ):
+        parser.add_argument(
+            '--' + name.replace('_', '-'), default='', metavar=metavar,
+            help=parameter(name).description,
+        )
     parser.add_argument(
         '--no-burst', action='store_true', help='leave out the burst at the end'
     )
@@ -156,15 +165,20 @@ def make_config(arguments: argparse.Namespace) -> RobotConfig:
 
     """
     try:
-        return RobotConfig(
+        config = RobotConfig(
             server_address=server_address(arguments.server),
             insecure=arguments.insecure,
-            robot_id=socket.gethostname()[:64],
+            tls_ca_file=arguments.tls_ca_file,
+            tls_cert_file=arguments.tls_cert_file,
+            tls_key_file=arguments.tls_key_file,
+            token_file=arguments.token_file,
             camera=_CAMERA,
         )
+        read_access(config)
     except ValueError as error:
-        hint = ' (here: --insecure)' if 'set insecure' in str(error) else ''
+        hint = ' (here: --tls-ca-file, --insecure)' if 'set insecure' in str(error) else ''
         raise CheckError(f'{error}{hint}') from error
+    return config
 
 
 class Screen:
@@ -253,7 +267,7 @@ def _reach(config: RobotConfig) -> Reached:
     grid, note = _grid(config, connection.welcome)
     return Reached(
         config.server_address, connection.resolve_ms, connection.tcp_ms, connection.welcome_ms,
-        connection.welcome, grid, note,
+        connection.welcome, grid, note, config.is_encrypted,
     )
 
 
@@ -371,7 +385,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the executable and return its exit status."""
     try:
         return run(parse_arguments(args))
-    except (CheckError, GridError) as error:
+    except (CheckError, GridError, AccessError) as error:
         print(f'link_check: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -28,9 +28,10 @@ import cv2
 import grpc
 
 from ferros import synthetic_face
+from ferros.channel import REFUSALS, AccessError, explain, is_refusal, read_access
 from ferros.config import RobotConfig
 from ferros.encode import encode
-from ferros.link import CHANNEL_OPTIONS, LONGEST_DETAIL, PROTOCOL_VERSION
+from ferros.link import PROTOCOL_VERSION, hello
 from ferros.link_burst import Burst
 from ferros.sender import message_bytes
 from ferros.types import Codec
@@ -55,7 +56,8 @@ class CheckError(Exception):
 class Connection(NamedTuple):
     """How the server was reached and what it said."""
 
-    # Name or address to number, the TCP handshake (one round trip), Hello to Welcome.
+    # Name or address to number, the TCP handshake (one round trip), and what then comes, TLS
+    # among it, until the Welcome.
     resolve_ms: float
     tcp_ms: float
     welcome_ms: float
@@ -67,7 +69,8 @@ class Probe:
     One stream to the server, from Hello and Welcome to the end of the `with`.
 
     Raises:
-        CheckError: on entering it, where there is no ferros server or it will not serve us.
+        CheckError: on entering it, where there is no ferros server, it will not serve us, or a
+            file that the connection needs cannot be used.
 
     """
 
@@ -82,12 +85,15 @@ class Probe:
     def __enter__(self) -> Probe:
         timeout_s = self._config.connect_timeout_ms / 1000
         resolve_ms, tcp_ms = reach(self._config.server_address, timeout_s)
-        channel = grpc.insecure_channel(self._config.server_address, options=CHANNEL_OPTIONS)
-        self._channel = channel
+        try:
+            access = read_access(self._config)
+        except AccessError as error:
+            raise CheckError(str(error)) from None
+        self._channel = channel = access.open()
         try:
             stub = recognition_pb2_grpc.RecognitionStub(channel)  # type: ignore[no-untyped-call]
             began_s = time.monotonic()
-            self._call: Any = stub.Recognize(self._sent())
+            self._call: Any = stub.Recognize(self._sent(), metadata=access.metadata)
             threading.Thread(target=self._read, name='ferros-probe', daemon=True).start()
             welcome = self._welcome(timeout_s)
         except BaseException:
@@ -126,7 +132,7 @@ class Probe:
             except queue.Empty:
                 return None
             if response is None or isinstance(response, Exception):
-                raise CheckError(_ended(self._config.server_address, response))
+                raise CheckError(_ended(self._config, response))
             if response.WhichOneof('response') == 'answer':
                 return response.answer
 
@@ -137,13 +143,7 @@ class Probe:
         self._channel.close()
 
     def _sent(self) -> Iterator[wire.RecognizeRequest]:
-        yield wire.RecognizeRequest(
-            hello=wire.Hello(
-                protocol_version=PROTOCOL_VERSION,
-                robot_id=self._config.robot_id,
-                camera=self._config.camera,
-            )
-        )
+        yield hello(self._config)
         while (request := self._requests.get()) is not None:
             yield request
 
@@ -165,7 +165,7 @@ class Probe:
                 ' something else than a ferros server, or one that hangs'
             ) from None
         if response is None or isinstance(response, Exception):
-            raise CheckError(_ended(address, response))
+            raise CheckError(_ended(self._config, response))
         if response.WhichOneof('response') != 'welcome':
             raise CheckError(f'{address} answered without a Welcome: not a ferros server of ours')
         welcome = response.welcome
@@ -278,18 +278,23 @@ def padded(jpeg: bytes, size_bytes: int) -> bytes:
     return jpeg[:2] + b''.join(comments) + jpeg[2:]
 
 
-def _ended(address: str, error: Exception | None) -> str:
+def _ended(config: RobotConfig, error: Exception | None) -> str:
     """Return in words how a stream to a server ended."""
+    address = config.server_address
     if error is None:
         return f'{address} ended the stream'
-    if not isinstance(error, grpc.RpcError) or not hasattr(error, 'code'):
+    if not isinstance(error, grpc.RpcError):
         return f'the stream to {address} failed: {error}'
     code = error.code()
-    detail = ' '.join(str(error.details() or '').split())[:LONGEST_DETAIL]
+    detail = explain(str(error.details() or ''), config)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return f'{address} is a gRPC server, but not one of ferros ({detail})'
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return f'{address} is full: {detail}'
+    if code in REFUSALS:
         return f'{address} refuses this robot: {detail}'
+    if code is grpc.StatusCode.UNAVAILABLE and is_refusal(error):
+        return f'{address}: {detail}'
     if code is grpc.StatusCode.UNAVAILABLE:
-        return f'{address} is no ferros server, wants encryption, or closed the stream ({detail})'
+        return f'{address} is no ferros server, or closed the stream: {detail}'
     return f'{address} ended the stream: {code.name}: {detail}'

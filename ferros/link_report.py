@@ -61,8 +61,9 @@ def connection_lines(reached: Reached) -> list[str]:
     """Return how the server was reached and what it said."""
     welcome = reached.welcome
     limits = welcome.limits
+    encryption = 'encrypted (TLS)' if reached.is_encrypted else 'not encrypted'
     return [
-        *_entry('server', f'{reached.address}, not encrypted'),
+        *_entry('server', f'{reached.address}, {encryption}'),
         *_entry(
             'reached',
             f'name in {reached.resolve_ms:.1f} ms, TCP in {reached.tcp_ms:.1f} ms,'
@@ -228,7 +229,7 @@ def as_json(found: Findings) -> dict[str, Any]:
     welcome = reached.welcome
     document = {
         'address': reached.address,
-        'encrypted': False,
+        'encrypted': reached.is_encrypted,
         'completed': check.completed,
         'connection': {
             'resolve_ms': reached.resolve_ms,

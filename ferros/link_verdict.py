@@ -43,6 +43,7 @@ class Reached(NamedTuple):
     # The points to steer by, and whose they are.
     grid: tuple[GridPoint, ...]
     grid_note: str
+    is_encrypted: bool = False
 
     @property
     def terms(self) -> Terms:

@@ -20,7 +20,6 @@ import functools
 import logging
 import math
 import signal
-import socket
 import statistics
 import sys
 import threading
@@ -51,6 +50,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
 
 from ferros.answers import Answers
+from ferros.channel import read_access
 from ferros.config import Parameter, RobotConfig
 from ferros.detect import DetectorError, make_detector
 from ferros.diagnostics import CameraReport, diagnose
@@ -135,8 +135,9 @@ class EmotionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the parameters and load what detects faces."""
         values = {f.name: self.get_parameter(f.name).value for f in fields(RobotConfig)}
-        values['robot_id'] = values['robot_id'] or socket.gethostname()[:64]
         self._config = RobotConfig(**values)
+        # The link reads them at each attempt; what is wrong now should not wait for that.
+        read_access(self._config)
         self._drops = Drops()
         self._perception = Perception(
             make_detector(

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What parts of ours need: the cloud half is optional on a robot.
 NEEDS = {
-    'cloud_server': 'onnxruntime', 'demo.processes': 'onnxruntime', 'tiny_model': 'onnx',
+    'certificates': 'cryptography', 'cloud_server': 'onnxruntime',
+    'demo.processes': 'onnxruntime', 'tiny_model': 'onnx',
     'cloud_server.training.report': 'jinja2', 'cloud_server.training.card': 'jinja2',
     'cloud_server.training.search': 'optuna', 'study_smoke': 'torch',
 }

@@ -27,17 +27,32 @@ from cloud_server.batch import (
     Entry,
     ExpiredError,
     QueueFullError,
+    QueueLimits,
 )
 
 FOREVER = 10**18
+MS = 1_000_000
 UNLUCKY = 666
 
 
-def queue_of(*pairs: tuple[str, int], max_batch=8, max_queue=100, slots=1) -> BatchQueue[int]:
-    queue: BatchQueue[int] = BatchQueue(max_batch, max_queue, slots)
+def entry_of(key, item, sender='robot', deadline_ns=FOREVER) -> Entry[int]:
+    return Entry(key, sender, item, 0, deadline_ns)
+
+
+def queue_of(*pairs: tuple[str, int], max_batch=8, max_queue=100, **limits) -> BatchQueue[int]:
+    queue: BatchQueue[int] = BatchQueue(QueueLimits(max_batch, max_queue, **limits))
     for key, item in pairs:
-        assert queue.offer(Entry(key, item, 0, FOREVER))
+        assert queue.offer(entry_of(key, item)) is None
     return queue
+
+
+def serve(queue: BatchQueue[int], batch_size: int, busy_ns: int) -> None:
+    """Let a batch of new keys pass."""
+    for item in range(batch_size):
+        queue.offer(entry_of(('served', item), item))
+    batch = queue.take(0).batch
+    assert len(batch) == batch_size
+    queue.finish(batch, busy_ns)
 
 
 def items(entries: Sequence[Entry[int]]) -> list[int]:
@@ -54,7 +69,7 @@ def test_while_the_slot_is_busy_items_gather_and_then_leave_as_one_batch():
     queue = queue_of(('a', 1))
     first = queue.take(0).batch
     for key, item in (('b', 2), ('c', 3)):
-        queue.offer(Entry(key, item, 0, FOREVER))
+        queue.offer(entry_of(key, item))
         assert queue.take(0).batch == []
     queue.finish(first, 1000)
     assert items(queue.take(0).batch) == [2, 3]
@@ -86,55 +101,115 @@ def test_a_key_that_is_being_computed_waits_although_a_slot_is_free():
 
 def test_an_item_beyond_its_deadline_is_handed_out_as_expired_and_not_computed():
     queue = queue_of(max_queue=10)
-    queue.offer(Entry('a', 1, 0, deadline_ns=99))
-    queue.offer(Entry('b', 2, 0, deadline_ns=100))
+    queue.offer(entry_of('a', 1, deadline_ns=99))
+    queue.offer(entry_of('b', 2, deadline_ns=100))
     taken = queue.take(100)
     assert (items(taken.batch), items(taken.expired)) == ([2], [1])
 
 
 def test_an_expired_item_does_not_hold_up_the_next_of_its_key():
     queue = queue_of()
-    queue.offer(Entry('a', 1, 0, deadline_ns=5))
-    queue.offer(Entry('a', 2, 0, deadline_ns=50))
+    queue.offer(entry_of('a', 1, deadline_ns=5))
+    queue.offer(entry_of('a', 2, deadline_ns=50))
     assert items(queue.take(10).batch) == [2]
 
 
 def test_a_full_queue_refuses_and_takes_again_once_there_is_room():
     queue = queue_of(('a', 1), ('b', 2), max_queue=2)
-    assert not queue.offer(Entry('c', 3, 0, FOREVER))
+    refused = entry_of('c', 3)
+    assert queue.offer(refused) is refused
     queue.take(0)
-    assert queue.offer(Entry('c', 3, 0, FOREVER))
+    assert queue.offer(entry_of('c', 3)) is None
+
+
+def test_in_a_full_queue_the_newest_of_the_sender_with_most_gives_way_to_one_with_less():
+    queue = queue_of(('a', 1), ('b', 2), ('c', 3), max_queue=3)
+    refused = queue.offer(entry_of('d', 4, sender='other robot'))
+    assert refused is not None and refused.item == 3
+    # Now it has two and the other one: one more would only turn it round.
+    again = entry_of('e', 5, sender='other robot')
+    assert queue.offer(again) is again
+    assert items(queue.take(0).batch) == [1, 2, 4]
+
+
+def test_a_queue_that_is_full_of_the_same_share_of_all_refuses_the_one_that_comes():
+    queue = queue_of(max_queue=3)
+    for sender in 'xyz':
+        queue.offer(entry_of(sender, 0, sender=sender))
+    late = entry_of('late', 1, sender='x')
+    assert queue.offer(late) is late
 
 
 def test_a_discarded_item_is_not_computed_and_leaves_its_room():
     queue = queue_of(('a', 1), max_queue=2)
-    entry = Entry('b', 2, 0, FOREVER)
+    entry = entry_of('b', 2)
     queue.offer(entry)
     queue.discard(entry)
-    assert queue.offer(Entry('c', 3, 0, FOREVER))
+    assert queue.offer(entry_of('c', 3)) is None
     assert items(queue.take(0).batch) == [1, 3]
 
 
 def test_the_service_rate_is_that_of_full_slots_and_follows_a_change():
-    queue = queue_of(slots=2)
+    queue = queue_of(slots=2, max_batch=4)
     assert queue.service_rate_hz == 0
+    serve(queue, 4, 10_000_000)
+    assert queue.service_rate_hz == pytest.approx(2 * 4 / 0.01, rel=0.02)
+    for _ in range(300):
+        serve(queue, 4, 40_000_000)
+    assert queue.service_rate_hz == pytest.approx(2 * 4 / 0.04, rel=0.03)
 
-    def serve(batch_size: int, busy_ns: int) -> None:
-        for item in range(batch_size):
-            queue.offer(Entry(item, item, 0, FOREVER))
-        queue.finish(queue.take(0).batch, busy_ns)
 
-    serve(4, 10_000_000)
-    assert queue.service_rate_hz == pytest.approx(2 * 4 / 0.01)
-    for _ in range(60):
-        serve(4, 40_000_000)
-    assert queue.service_rate_hz == pytest.approx(2 * 4 / 0.04, rel=0.01)
+def test_a_batch_is_kept_so_small_that_it_takes_no_longer_than_asked_for():
+    queue = queue_of(max_batch=32, max_batch_ns=25 * MS)
+    assert queue.batch_limit == 32
+    for size in (1, 4, 2, 8, 3):
+        serve(queue, size, (3 + 2 * size) * MS)
+    assert queue.batch_limit in (10, 11)
+    for item in range(20):
+        queue.offer(entry_of(item, item))
+    assert len(queue.take(0).batch) == queue.batch_limit
+
+
+def test_a_model_slower_than_the_longest_batch_computes_two_at_a_time_at_most():
+    queue = queue_of(max_batch=32, max_batch_ns=25 * MS)
+    serve(queue, 4, 400 * MS)
+    assert queue.batch_limit == 2
+
+
+def test_where_a_batch_takes_long_whatever_its_size_it_may_be_large():
+    queue = queue_of(max_batch=32, max_batch_ns=25 * MS)
+    limits = []
+    for _ in range(5):
+        limits.append(queue.batch_limit if limits else 1)
+        serve(queue, limits[-1], 50 * MS)
+    assert limits[:2] == [1, 2]
+    assert limits[-1] == 32
+
+
+def test_what_may_wait_is_what_is_served_in_the_time_of_the_queue():
+    queue = queue_of(max_batch=8, max_queue=1000, max_queue_ns=100 * MS)
+    assert queue.room == 1000
+    serve(queue, 8, 16 * MS)
+    # 500 a second.
+    assert queue.room == pytest.approx(50, abs=1)
+    for item in range(queue.room):
+        assert queue.offer(entry_of(item, item)) is None
+    one_more = entry_of('one more', 0)
+    assert queue.offer(one_more) is one_more
+
+
+def test_a_batch_that_failed_is_no_measure_of_the_rate():
+    queue = queue_of(('a', 1))
+    queue.finish(queue.take(0).batch, None)
+    assert queue.service_rate_hz == 0
+    assert queue.offer(entry_of('a', 2)) is None
+    assert items(queue.take(0).batch) == [2]
 
 
 @pytest.mark.parametrize('sizes', [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_sizes_below_one_are_refused_by_name(sizes):
     with pytest.raises(ValueError, match='is 0, expected at least 1'):
-        BatchQueue(*sizes)
+        QueueLimits(*sizes)
 
 
 class Squares:
@@ -165,9 +240,9 @@ def batched(body, **settings):
 
     async def main():
         compute = Squares()
-        batcher: Batcher[int, int] = Batcher(
-            compute, **{'max_batch': 8, 'max_queue': 8, **settings}
-        )
+        clock = {name: settings.pop(name) for name in ('clock_ns', 'on_batch') if name in settings}
+        limits = QueueLimits(**{'max_batch': 8, 'max_queue': 8, **settings})
+        batcher: Batcher[int, int] = Batcher(compute, limits, **clock)
         try:
             return await asyncio.wait_for(body(batcher, compute), 30)
         finally:
@@ -179,7 +254,7 @@ def batched(body, **settings):
 
 def test_every_submitter_gets_its_own_result_computed_in_another_thread():
     async def body(batcher, compute):
-        results = await asyncio.gather(*(batcher.submit(n, n, FOREVER) for n in range(6)))
+        results = await asyncio.gather(*(batcher.submit(n, 'robot', n, FOREVER) for n in range(6)))
         assert results == [0, 1, 4, 9, 16, 25]
         assert threading.current_thread().name not in compute.threads
         # They were submitted in one turn of the loop.
@@ -190,7 +265,8 @@ def test_every_submitter_gets_its_own_result_computed_in_another_thread():
 
 def test_an_item_that_fails_alone_does_not_touch_the_others_of_its_batch():
     async def body(batcher, compute):
-        good, bad = batcher.submit('a', 3, FOREVER), batcher.submit('b', -3, FOREVER)
+        good = batcher.submit('a', 'robot', 3, FOREVER)
+        bad = batcher.submit('b', 'robot', -3, FOREVER)
         with pytest.raises(ArithmeticError, match='negative'):
             await bad
         assert await good == 9
@@ -202,11 +278,11 @@ def test_an_item_that_fails_alone_does_not_touch_the_others_of_its_batch():
 def test_a_failed_batch_fails_all_its_items_is_logged_once_and_the_next_batch_works(caplog):
     async def body(batcher, compute):
         for _ in range(3):
-            futures = [batcher.submit(n, n, FOREVER) for n in (UNLUCKY, 2)]
+            futures = [batcher.submit(n, 'robot', n, FOREVER) for n in (UNLUCKY, 2)]
             for future in futures:
                 with pytest.raises(ComputeError):
                     await future
-        assert await batcher.submit('a', 4, FOREVER) == 16
+        assert await batcher.submit('a', 'robot', 4, FOREVER) == 16
 
     with caplog.at_level(logging.ERROR):
         batched(body)
@@ -216,13 +292,13 @@ def test_a_failed_batch_fails_all_its_items_is_logged_once_and_the_next_batch_wo
 
 def test_a_full_queue_refuses_at_once_and_names_the_rate():
     async def body(batcher, compute):
-        await batcher.submit('warm', 1, FOREVER)
+        await batcher.submit('warm', 'robot', 1, FOREVER)
         await compute.has_started()
         compute.gate.clear()
-        running = batcher.submit('a', 2, FOREVER)
+        running = batcher.submit('a', 'robot', 2, FOREVER)
         await compute.has_started()
-        waiting = [batcher.submit(n, n, FOREVER) for n in (3, 4)]
-        refused = batcher.submit('b', 5, FOREVER)
+        waiting = [batcher.submit(n, 'robot', n, FOREVER) for n in (3, 4)]
+        refused = batcher.submit('b', 'robot', 5, FOREVER)
         assert refused.done()
         with pytest.raises(QueueFullError) as error:
             await refused
@@ -233,16 +309,51 @@ def test_a_full_queue_refuses_at_once_and_names_the_rate():
     batched(body, max_queue=2)
 
 
+def test_a_sender_with_less_waiting_is_let_in_and_the_greedy_one_is_told():
+    async def body(batcher, compute):
+        compute.gate.clear()
+        running = batcher.submit('a', 'greedy', 2, FOREVER)
+        await compute.has_started()
+        waiting = [batcher.submit(n, 'greedy', n, FOREVER) for n in (3, 4)]
+        modest = batcher.submit('b', 'modest', 5, FOREVER)
+        with pytest.raises(QueueFullError):
+            await waiting[1]
+        compute.gate.set()
+        assert await asyncio.gather(running, waiting[0], modest) == [4, 9, 25]
+
+    batched(body, max_queue=2)
+
+
+def test_each_batch_is_reported_with_how_long_its_items_waited_and_how_long_it_took():
+    now_ns = 0
+    reports = []
+
+    async def body(batcher, compute):
+        nonlocal now_ns
+        compute.gate.clear()
+        first = batcher.submit('a', 'robot', 2, FOREVER)
+        await compute.has_started()
+        now_ns = 10
+        second = batcher.submit('b', 'robot', 3, FOREVER)
+        await asyncio.sleep(0)
+        now_ns = 50
+        compute.gate.set()
+        await asyncio.gather(first, second)
+        assert reports == [([0], 50), ([40], 0)]
+
+    batched(body, clock_ns=lambda: now_ns, on_batch=reports.append)
+
+
 def test_an_item_that_waited_too_long_expires_and_is_never_computed():
     now_ns = 0
 
     async def body(batcher, compute):
         nonlocal now_ns
         compute.gate.clear()
-        running = batcher.submit('a', 2, FOREVER)
+        running = batcher.submit('a', 'robot', 2, FOREVER)
         await compute.has_started()
-        late = batcher.submit('b', 3, deadline_ns=100_000_000)
-        patient = batcher.submit('c', 4, FOREVER)
+        late = batcher.submit('b', 'robot', 3, deadline_ns=100_000_000)
+        patient = batcher.submit('c', 'robot', 4, FOREVER)
         now_ns = 250_000_000
         compute.gate.set()
         with pytest.raises(ExpiredError, match='waited 250 ms'):
@@ -256,9 +367,9 @@ def test_an_item_that_waited_too_long_expires_and_is_never_computed():
 def test_cancelled_submitters_do_not_break_their_batch_and_are_not_computed_if_they_wait():
     async def body(batcher, compute):
         compute.gate.clear()
-        running = [batcher.submit(n, n, FOREVER) for n in (2, 3)]
+        running = [batcher.submit(n, 'robot', n, FOREVER) for n in (2, 3)]
         await compute.has_started()
-        waiting = [batcher.submit(n, n, FOREVER) for n in (4, 5)]
+        waiting = [batcher.submit(n, 'robot', n, FOREVER) for n in (4, 5)]
         running[0].cancel()
         waiting[0].cancel()
         # The cancellations reach the queue in the next turn of the loop.
@@ -274,7 +385,7 @@ def test_cancelled_submitters_do_not_break_their_batch_and_are_not_computed_if_t
 def test_items_of_one_key_are_computed_one_after_the_other_on_several_threads():
     async def body(batcher, compute):
         results = await asyncio.gather(
-            *(batcher.submit(n % 3, n, FOREVER) for n in range(60)),
+            *(batcher.submit(n % 3, 'robot', n, FOREVER) for n in range(60)),
         )
         assert results == [n * n for n in range(60)]
         for key in range(3):
@@ -287,9 +398,9 @@ def test_items_of_one_key_are_computed_one_after_the_other_on_several_threads():
 
 def test_a_compute_that_loses_a_result_fails_its_batch_instead_of_mixing_up_the_others():
     async def main():
-        batcher: Batcher[int, int] = Batcher(lambda numbers: [1], max_batch=4, max_queue=4)
+        batcher: Batcher[int, int] = Batcher(lambda numbers: [1], QueueLimits(4, 4))
         with pytest.raises(ComputeError):
-            await asyncio.gather(batcher.submit('a', 1, FOREVER), batcher.submit('b', 2, FOREVER))
+            await asyncio.gather(*(batcher.submit(n, 'robot', n, FOREVER) for n in range(2)))
         await batcher.close()
 
     asyncio.run(main())
@@ -298,9 +409,9 @@ def test_a_compute_that_loses_a_result_fails_its_batch_instead_of_mixing_up_the_
 def test_closing_cancels_what_waits_and_waits_for_what_is_being_computed():
     async def body(batcher, compute):
         compute.gate.clear()
-        running = batcher.submit('a', 2, FOREVER)
+        running = batcher.submit('a', 'robot', 2, FOREVER)
         await compute.has_started()
-        waiting = batcher.submit('b', 3, FOREVER)
+        waiting = batcher.submit('b', 'robot', 3, FOREVER)
         compute.gate.set()
         await batcher.close()
         with pytest.raises(asyncio.CancelledError):

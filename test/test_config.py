@@ -95,7 +95,12 @@ def test_a_parameter_may_be_unset_or_within_its_bounds_and_nothing_between(
         ('server_address', 'localhost', 'host:port'),
         ('server_address', 'localhost:0', 'host:port'),
         ('server_address', 'cloud.example.org:50051', 'insecure'),
+        ('server_address', 'cloud.example.org:50051', 'tls_ca_file'),
         ('server_address', '127.0.0.1.example.org:50051', 'insecure'),
+        ('tls_cert_file', 'robot.crt', 'tls_key_file, expected both or none'),
+        ('tls_key_file', 'robot.key', 'tls_cert_file, expected both or none'),
+        ('tls_ca_file', True, 'str'),
+        ('token_file', None, 'str'),
         ('camera', 'c' * 65, '64 characters'),
         ('insecure', 'yes', 'bool'),
     ],
@@ -128,3 +133,24 @@ def test_the_parameter_file_documents_every_parameter_with_its_default(root: Pat
 @pytest.mark.parametrize('address', ['127.0.0.1:1', 'localhost:50051', '[::1]:50051'])
 def test_this_machine_needs_no_encryption(address: str) -> None:
     assert RobotConfig(server_address=address).server_address == address
+
+
+@pytest.mark.parametrize('means', [{'tls_ca_file': 'ca.crt'}, {'insecure': True}])
+def test_another_machine_needs_encryption_or_the_word_that_none_is_meant(
+    means: dict[str, Any],
+) -> None:
+    config = RobotConfig(server_address='cloud.example.org:50051', token_file='token', **means)
+    assert config.is_encrypted is ('tls_ca_file' in means)
+
+
+def test_a_token_goes_unencrypted_to_another_machine_only_where_that_is_meant() -> None:
+    with pytest.raises(ValueError, match='tls_ca_file'):
+        RobotConfig(server_address='cloud.example.org:50051', token_file='token')
+    assert 'insecure' in parameter('token_file').description
+
+
+def test_a_certificate_is_shown_over_tls_only() -> None:
+    with pytest.raises(ValueError, match='without tls_ca_file') as caught:
+        RobotConfig(tls_cert_file='a.crt', tls_key_file='a.key')
+    assert str(caught.value).startswith("tls_cert_file is 'a.crt'")
+    assert "'system'" in str(caught.value)

@@ -22,14 +22,24 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from scripted import (
+    LABELS,
+    WAIT_S,
+    Running,
+    Scripted,
+    answer_all,
+    answer_never,
+    face,
+    ok,
+    serving,
+)
 
 from ferros import link as link_module
 from ferros.accuracy_grid import GridError
@@ -37,118 +47,9 @@ from ferros.config import RobotConfig
 from ferros.drops import Drops
 from ferros.link import Link, LinkState
 from ferros.sender import FIRST_CREDITS
-from ferros.types import Box, CameraFrame, Observation, OfferedFace, Source
+from ferros.types import Box, Source
 from ferros_proto import recognition_pb2 as wire
 from ferros_proto import recognition_pb2_grpc
-
-LABELS = ['neutral', 'happiness', 'anger']
-WAIT_S = 10.0
-
-Answering = Callable[['Scripted', wire.FaceFrame], Iterator[wire.RecognizeResponse]]
-
-
-def ok(frame: wire.FaceFrame) -> wire.RecognizeResponse:
-    now_ns = time.monotonic_ns()
-    return wire.RecognizeResponse(
-        answer=wire.Answer(
-            sequence=frame.sequence,
-            status=wire.OK,
-            capture_monotonic_ns=frame.capture_monotonic_ns,
-            server_receive_monotonic_ns=now_ns,
-            server_reply_monotonic_ns=now_ns,
-            label='happiness',
-            probabilities=[0.1, 0.7, 0.2],
-        )
-    )
-
-
-class Scripted(recognition_pb2_grpc.RecognitionServicer):
-    """Speaks the wire; what it answers to a frame is given."""
-
-    def __init__(self, answering: Answering) -> None:
-        self.answering = answering
-        self.welcome = wire.Welcome(
-            protocol_version=1, model='scripted 1', labels=LABELS, input_size_px=48, credits=32
-        )
-        self.hellos: list[wire.Hello] = []
-        self.frames: list[wire.FaceFrame] = []
-        self.release = threading.Event()
-        self.welcome_after_s = 0.0
-
-    def Recognize(self, requests: Any, context: Any) -> Iterator[wire.RecognizeResponse]:
-        self.hellos.append(next(requests).hello)
-        time.sleep(self.welcome_after_s)
-        yield wire.RecognizeResponse(welcome=self.welcome)
-        for request in requests:
-            self.frames.append(request.frame)
-            yield from self.answering(self, request.frame)
-
-
-@contextlib.contextmanager
-def serving(servicer: Any, port: int = 0) -> Iterator[int]:
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=[('grpc.so_reuseport', 0)])
-    recognition_pb2_grpc.add_RecognitionServicer_to_server(servicer, server)
-    bound = server.add_insecure_port(f'127.0.0.1:{port}')
-    server.start()
-    try:
-        yield bound
-    finally:
-        server.stop(0).wait()
-
-
-class Running:
-    """A started link and what it called back with."""
-
-    def __init__(self, port: int, **parameters: Any) -> None:
-        self.answers: list[Observation] = []
-        self.changes: list[tuple[LinkState, str]] = []
-        self.drops = Drops()
-        config = RobotConfig(server_address=f'127.0.0.1:{port}', robot_id='r', **parameters)
-        self.link = Link(
-            config,
-            self.drops,
-            self.answers.append,
-            lambda state, detail: self.changes.append((state, detail)),
-        )
-
-    def __enter__(self) -> Running:
-        self.link.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        began_s = time.monotonic()
-        self.link.stop()
-        assert time.monotonic() - began_s < 5
-        assert self.link.report().state is LinkState.STOPPED
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < deadline_s, (self.changes, self.drops.counts())
-            time.sleep(0.005)
-
-    def connect(self) -> None:
-        self.until(lambda: self.link.report().state is LinkState.CONNECTED)
-
-    def offer_until(self, condition: Callable[[], bool], *face_ids: str) -> None:
-        """Offer new images of the faces, 100 a second, until the condition holds."""
-
-        def offered() -> bool:
-            self.link.offer([face(face_id) for face_id in face_ids or ('a',)])
-            return condition()
-
-        self.until(offered)
-
-
-def face(face_id: str = 'a', stamp_ns: int | None = None) -> OfferedFace:
-    stamp_ns = time.time_ns() if stamp_ns is None else stamp_ns
-    noise = np.random.default_rng(stamp_ns % 1000).integers(0, 255, (120, 160, 3), np.uint8)
-    frame = CameraFrame(noise, stamp_ns, time.monotonic_ns(), 'camera')
-    return OfferedFace(face_id, Box(-10, 20, 60, 60), frame)
-
-
-def answer_all(servicer: Scripted, frame: wire.FaceFrame) -> Iterator[wire.RecognizeResponse]:
-    yield ok(frame)
 
 
 def image_side_px(frame: wire.FaceFrame) -> int:
@@ -157,10 +58,6 @@ def image_side_px(frame: wire.FaceFrame) -> int:
     image = cv2.imdecode(np.frombuffer(frame.image, np.uint8), cv2.IMREAD_UNCHANGED)
     assert image is not None and image.shape[0] == image.shape[1]
     return int(image.shape[0])
-
-
-def answer_never(servicer: Scripted, frame: wire.FaceFrame) -> Iterator[wire.RecognizeResponse]:
-    yield from ()
 
 
 def test_an_answer_says_which_image_and_which_face_it_belongs_to() -> None:
@@ -408,6 +305,34 @@ def test_a_server_that_stops_answering_is_left_for_a_new_stream(
         running.connect()
         running.offer_until(lambda: len(servicer.hellos) >= 2)
         assert (LinkState.WAITING, 'no answer for 0 s') in running.changes
+
+
+@pytest.mark.parametrize(
+    ('pushback_ms', 'least_s', 'most_s'),
+    [('700', 0.55, 1.5), ('1', 0.07, 0.5), ('soon', 0.19, 1.0), (None, 0.19, 1.0)],
+)
+def test_a_full_server_is_tried_again_when_it_says_so_or_else_as_any_other(
+    pushback_ms: str | None, least_s: float, most_s: float
+) -> None:
+    def full_once(servicer: Scripted, context: Any) -> None:
+        if len(servicer.called_s) == 1:
+            if pushback_ms is not None:
+                context.set_trailing_metadata((('grpc-retry-pushback-ms', pushback_ms),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, 'the server is full')
+
+    servicer = Scripted(answer_all)
+    servicer.admit = full_once
+    with serving(servicer) as port, Running(port) as running:
+        assert running.wait() == 'RESOURCE_EXHAUSTED: the server is full'
+        running.offer_until(lambda: bool(running.answers))
+    assert least_s < servicer.called_s[1] - servicer.called_s[0] < most_s
+
+
+def test_a_robot_without_a_name_gives_its_hosts() -> None:
+    servicer = Scripted(answer_all)
+    with serving(servicer) as port, Running(port, robot_id='') as running:
+        running.connect()
+    assert servicer.hellos[0].robot_id == socket.gethostname()[:64]
 
 
 @pytest.mark.parametrize(

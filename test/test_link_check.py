@@ -35,6 +35,7 @@ import cv2
 import grpc
 import pytest
 import tiny_model
+from slow_link import Slow
 
 from cloud_server.config import ServerConfig
 from cloud_server.engine.onnx import OnnxEngine
@@ -80,47 +81,6 @@ def real_server(engine: OnnxEngine, **settings: Any) -> Iterator[str]:
 def server(engine: OnnxEngine) -> Iterator[str]:
     with real_server(engine) as address:
         yield address
-
-
-class Slow:
-    """A link of a given rate on the way to a server: real sockets, small buffers."""
-
-    def __init__(self, address: str, bytes_per_s: float) -> None:
-        self._target = address.rpartition(':')
-        self._bytes_per_s = bytes_per_s
-        self._listener = socket.socket()
-        # What is accepted inherits it: else the kernel would take a second's worth at once.
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        self._listener.bind(('127.0.0.1', 0))
-        self._listener.listen()
-        self.address = f'127.0.0.1:{self._listener.getsockname()[1]}'
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection((self._target[0], int(self._target[2])))
-                for one, other, rate in ((near, far, self._bytes_per_s), (far, near, 1e9)):
-                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    threading.Thread(
-                        target=self._pump, args=(one, other, rate), daemon=True
-                    ).start()
-
-    @staticmethod
-    def _pump(one: socket.socket, other: socket.socket, bytes_per_s: float) -> None:
-        free_s = 0.0
-        with contextlib.suppress(OSError):
-            while data := one.recv(512):
-                free_s = max(free_s, time.monotonic()) + len(data) / bytes_per_s
-                time.sleep(max(0.0, free_s - time.monotonic()))
-                other.sendall(data)
-        for side in (one, other):
-            with contextlib.suppress(OSError):
-                side.shutdown(socket.SHUT_RDWR)
 
 
 class Scripted(recognition_pb2_grpc.RecognitionServicer):
@@ -299,7 +259,7 @@ def test_a_server_that_goes_away_for_good_is_an_error_with_what_was_measured(
         status, out, err = said(capsys, address, '--seconds', 2)
         timer.join()
     assert status == 1
-    assert 'The connection was lost once: the server ended the stream.' in out
+    assert 'The connection was lost once: the server asked this robot to connect anew.' in out
     assert 'link_check: the connection was lost and did not come back' in err
 
 
@@ -425,6 +385,10 @@ def test_more_faces_than_the_server_takes_are_refused(
         ([''], 'expected HOST or HOST:PORT'),
         (['127.0.0.1:'], 'expected host:port'),
         (['127.0.0.1:70000'], 'expected host:port'),
+        (['--tls-ca-file', '/no/ca.crt'], "tls_ca_file is '/no/ca.crt': No such file"),
+        (['--tls-cert-file', 'a.crt'], "tls_cert_file is 'a.crt' without tls_key_file"),
+        (['--token-file', '/no/token'], "token_file is '/no/token': No such file"),
+        (['192.0.2.1', '--token-file', '/no/token'], '(here: --tls-ca-file, --insecure)'),
     ],
 )
 def test_a_wrong_argument_is_one_line(

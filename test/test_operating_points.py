@@ -53,8 +53,8 @@ from cloud_server.training.clips import ClipConfig, draw
 from cloud_server.training.coded_clips import Coding, Measured
 from cloud_server.training.operating_grid import GridConfig
 from cloud_server.training.pareto import Point
+from ferros.channel import CHANNEL_OPTIONS
 from ferros.crop import crop
-from ferros.link import CHANNEL_OPTIONS
 from ferros.types import Box, Codec
 from ferros_proto import recognition_pb2 as wire
 from ferros_proto import recognition_pb2_grpc

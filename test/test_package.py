@@ -94,7 +94,7 @@ def test_an_installation_has_every_launch_file_parameter_file_and_package(root, 
 
     expected = {'share/ament_index/resource_index/packages/ferros', 'share/ferros/package.xml'}
     expected |= {f'share/ferros/launch/{path.name}' for path in (root / 'launch').glob('*.py')}
-    expected |= {f'share/ferros/config/{path.name}' for path in (root / 'config').glob('*.yaml')}
+    expected |= {f'share/ferros/config/{path.name}' for path in (root / 'config').glob('*.*')}
     for package in ('ferros', 'ferros_proto', 'cloud_server'):
         expected |= {
             site + str(path.relative_to(root)) for path in (root / package).rglob('*.py')}

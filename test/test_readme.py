@@ -45,10 +45,10 @@ ELSEWHERE = (
     'ros2 run ferros link_check 192.168.1.20 --insecure --picture',
     'make demo SOURCE=0',
 )
-# This very run, with the quick bench; what test_study_smoke.py runs; the workspace, which
+# This very run, with the quick benches; what test_study_smoke.py runs; the workspace, which
 # test_package.py builds.
 BY_OTHERS = (
-    'make test', 'make study-smoke', 'make bench-link',
+    'make test', 'make study-smoke', 'make bench-link', 'make bench-server', 'make soak',
     'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
 )
 HERE = (
@@ -57,6 +57,8 @@ HERE = (
     'python3 -m venv ~/ferros-server',
     "~/ferros-server/bin/pip install './src/ferros[cloud]'",
     '~/ferros-server/bin/ferros-cloud serve',
+    '.venv/bin/ferros-cloud serve --workers 2 --metrics-port 9464',
+    '.venv/bin/ferros-cloud load --robots 20 --rate 15',
     '.venv/bin/ferros-cloud predict photo.jpg',
     '.venv/bin/ferros-cloud predict --json --plot emotions.png video.mp4',
     '.venv/bin/ferros-cloud evaluate ferplus --data path/to/ferplus --split valid',
@@ -192,3 +194,19 @@ def test_the_server_runs_in_an_environment_of_its_own(root: Path, tmp_path: Path
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
+
+
+def test_a_server_of_several_processes_carries_twenty_robots(root: Path) -> None:
+    command = '.venv/bin/ferros-cloud serve --workers 2 --metrics-port 9464'
+    with subprocess.Popen(
+        shlex.split(command), cwd=root, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == 'listening on 127.0.0.1:50051\n'
+            load = run('.venv/bin/ferros-cloud load --robots 20 --rate 15', root)
+        finally:
+            server.terminate()
+    assert load.returncode == 0, load.stderr
+    assert re.search(r'unanswered +none', load.stdout)
+    assert server.returncode == 0

@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import grid_files
@@ -34,6 +31,20 @@ import numpy as np
 import pytest
 import tiny_model
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from robots import (
+    MS,
+    GatedEngine,
+    Robot,
+    channel_to,
+    jpeg,
+    on_loop,
+    pixels,
+    refusal,
+    robot_at,
+    serving,
+    status_name,
+    webp,
+)
 
 from cloud_server import calibration
 from cloud_server.config import ServerConfig
@@ -46,7 +57,6 @@ from ferros_proto import recognition_pb2_grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 S = 1_000_000_000
-MS = 1_000_000
 
 
 @pytest.fixture(scope='session')
@@ -59,156 +69,11 @@ def engine(model_folder) -> OnnxEngine:
     return OnnxEngine(model_folder)
 
 
-class GatedEngine:
-    """A real engine whose encoder can be held, made to fail, or made to give no numbers."""
-
-    kind = 'gated'
-    device = 'CPU'
-
-    def __init__(self, engine: OnnxEngine) -> None:
-        self.info = engine.info
-        self._engine = engine
-        self.gate = threading.Event()
-        self.gate.set()
-        self.started = threading.Semaphore(0)
-        self.batch_sizes: list[int] = []
-        self.fails = False
-        self.spoils_last = False
-
-    def encode(self, luma):
-        self.batch_sizes.append(len(luma))
-        self.started.release()
-        assert self.gate.wait(30)
-        if self.fails:
-            raise RuntimeError('secret of the model')
-        return self._engine.encode(luma)
-
-    def step(self, *inputs):
-        logits, h, c = self._engine.step(*inputs)
-        if self.spoils_last:
-            logits[-1] = np.nan
-        return logits, h, c
-
-    async def has_started(self) -> None:
-        assert await asyncio.to_thread(self.started.acquire, timeout=20)
-
-
 @pytest.fixture
 def gated(engine) -> Iterator[GatedEngine]:
     gated = GatedEngine(engine)
     yield gated
     gated.gate.set()
-
-
-def on_loop(test: Callable[..., Any]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
-
-    return run
-
-
-@contextlib.asynccontextmanager
-async def serving(engine, **settings: Any) -> AsyncIterator[Running]:
-    """Run the real server on a free port; an answer is never too late unless a test says so."""
-    settings = {'port': 0, 'deadline_ms': 60_000, 'drain_ms': 300, **settings}
-    running = await startup(ServerConfig(**settings), engine)
-    try:
-        yield running
-    finally:
-        await shutdown(running)
-
-
-@contextlib.asynccontextmanager
-async def channel_to(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    # Without probing, the transport holds 64 KB for a client that does not read.
-    options = [('grpc.use_local_subchannel_pool', 1), ('grpc.http2.bdp_probe', 0)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
-        yield channel
-
-
-class Robot:
-    """A client that keeps to the wire unless a test makes it break it."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.call = recognition_pb2_grpc.RecognitionStub(channel).Recognize()
-        self.sequence = 0
-
-    async def hello(self, **changes: Any) -> wire.Welcome:
-        hello = {'protocol_version': 1, 'robot_id': 'robot', 'camera': 'front', **changes}
-        await self.call.write(wire.RecognizeRequest(hello=wire.Hello(**hello)))
-        response = await self.call.read()
-        assert response.WhichOneof('response') == 'welcome', response
-        return response.welcome
-
-    async def send(self, **changes: Any) -> int:
-        self.sequence += 1
-        frame = {
-            'sequence': self.sequence,
-            'face_id': 'face',
-            'stamp_ns': self.sequence * 100 * MS,
-            'capture_monotonic_ns': 1000 + self.sequence,
-            'codec': wire.JPEG,
-            'image': jpeg(),
-            **changes,
-        }
-        await self.call.write(wire.RecognizeRequest(frame=wire.FaceFrame(**frame)))
-        return self.sequence
-
-    async def answer(self) -> wire.Answer:
-        response = await self.call.read()
-        assert response is not grpc.aio.EOF, 'the stream ended'
-        assert response.WhichOneof('response') == 'answer', response
-        return response.answer
-
-    async def answers(self, count: int) -> dict[int, wire.Answer]:
-        answers = [await self.answer() for _ in range(count)]
-        assert len({answer.sequence for answer in answers}) == count
-        return {answer.sequence: answer for answer in answers}
-
-    async def exchange(self, **changes: Any) -> wire.Answer:
-        sequence = await self.send(**changes)
-        answer = await self.answer()
-        assert answer.sequence == changes.get('sequence', sequence)
-        return answer
-
-    async def end(self) -> None:
-        """End the stream properly; nothing may come any more."""
-        await self.call.done_writing()
-        assert await self.call.read() is grpc.aio.EOF
-        assert await self.call.code() is grpc.StatusCode.OK
-
-
-async def refusal(doing: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
-    """Return the status with which the server ends a stream."""
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await doing
-    return error.value.code(), error.value.details()
-
-
-@contextlib.asynccontextmanager
-async def robot_at(address: str, **hello: Any) -> AsyncIterator[Robot]:
-    async with channel_to(address) as channel:
-        robot = Robot(channel)
-        await robot.hello(**hello)
-        yield robot
-
-
-def pixels(seed: int = 0, side_px: int = 48) -> np.ndarray:
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 6), np.uint8)
-    return cv2.resize(noise, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
-
-
-def jpeg(seed: int = 0, side_px: int = 48) -> bytes:
-    return cv2.imencode('.jpg', pixels(seed, side_px))[1].tobytes()
-
-
-def webp(seed: int = 0, side_px: int = 48) -> bytes:
-    return cv2.imencode('.webp', pixels(seed, side_px))[1].tobytes()
-
-
-def status_name(answer: wire.Answer) -> str:
-    return wire.Status.Name(answer.status)
 
 
 # -- the beginning of a stream ----------------------------------------------------------------
@@ -732,15 +597,15 @@ async def test_at_shutdown_a_robot_gets_drain_and_all_its_answers_and_a_proper_e
             await robot.send(face_id=f'face {index}')
         await gated.has_started()
         stopping = asyncio.create_task(shutdown(running))
-        response = await robot.call.read()
-        assert response.WhichOneof('response') == 'drain'
-        assert response.drain.sealed_state == b''
+        assert (await robot.drain()).sealed_state == b''
         # This frame crossed the Drain on its way.
         await robot.send(face_id='late')
         await robot.call.done_writing()
         gated.gate.set()
         answers = await robot.answers(6)
         assert {status_name(answer) for answer in answers.values()} == {'OK'}
+        # Once more, with the states of all faces, after the last answer.
+        assert len((await robot.drain()).sealed_state) > 6 * 2 * 4 * gated.info.state_size
         await robot.end()
         # Long before drain_ms: nobody is left.
         await asyncio.wait_for(stopping, 5)
@@ -753,7 +618,8 @@ async def test_a_robot_that_ignores_drain_is_left_behind_after_the_drain_time(en
         started = time.monotonic()
         await shutdown(running)
         assert 0.15 < time.monotonic() - started < 5
-        assert (await robot.call.read()).WhichOneof('response') == 'drain'
+        await robot.drain()
+        await robot.drain()
         assert await robot.call.read() is grpc.aio.EOF
         assert await robot.call.code() is grpc.StatusCode.OK
 
@@ -765,24 +631,22 @@ async def test_while_draining_health_says_so_and_a_new_stream_is_sent_away(engin
         health = health_pb2_grpc.HealthStub(channel)
         await health.Check(health_pb2.HealthCheckRequest())
         stopping = asyncio.create_task(shutdown(running))
-        assert (await robot.call.read()).WhichOneof('response') == 'drain'
+        await robot.drain()
         checked = await health.Check(health_pb2.HealthCheckRequest())
         assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
         code, _ = await refusal(Robot(channel).hello())
         assert code is grpc.StatusCode.UNAVAILABLE
-        await robot.end()
+        await robot.leave()
         await stopping
 
 
 @on_loop
 async def test_a_stream_is_drained_before_its_connection_is_too_old(engine, monkeypatch):
-    monkeypatch.setattr('cloud_server.service.STREAM_AGE_FRACTION', 0.02)
+    monkeypatch.setattr('cloud_server.stream.STREAM_AGE_FRACTION', 0.02)
     settings = {'max_connection_age_s': 10}
     async with serving(engine, **settings) as server, robot_at(server.address) as robot:
-        response = await robot.call.read()
-        assert response.WhichOneof('response') == 'drain'
-        assert response.drain.reconnect_after_ms == 0
-        await robot.end()
+        assert (await robot.drain()).reconnect_after_ms == 0
+        await robot.leave()
         async with robot_at(server.address) as again:
             assert (await again.exchange()).status == wire.OK
 
@@ -826,8 +690,8 @@ def test_the_process_announces_itself_serves_quietly_and_leaves_on_sigterm(model
         stdout, stderr = child.communicate(timeout=10)
         assert child.returncode == 0
         assert stdout == ''
-        assert 'r2/front: opened' in stderr
-        assert "closed after {'OK': 40}" in stderr
+        assert '[r2/front #1] opened' in stderr
+        assert "closed after {'ok': 40}" in stderr
         assert len(stderr.splitlines()) < 6, stderr
 
 

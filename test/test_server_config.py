@@ -58,7 +58,35 @@ def test_the_precision_of_the_encoder_is_a_setting(flags, environment):
 def test_a_precision_that_nothing_computes_is_refused_with_those_that_there_are():
     with pytest.raises(ConfigError) as error:
         load({'precision': 'int4'})
-    assert str(error.value) == "precision is 'int4', expected one of ('fp32', 'int8')"
+    assert str(error.value) == (
+        "precision is 'int4', expected one of ('fp32', 'int8') with the engine onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    ('flags', 'problem'),
+    [
+        ({'tls_cert_file': 'c.pem'}, 'tls_cert_file is set without tls_key_file'),
+        ({'tls_key_file': 'k.pem'}, 'tls_key_file is set without tls_cert_file'),
+        ({'tls_client_ca_file': 'ca.pem'}, 'tls_client_ca_file is set without tls_cert_file'),
+        ({'engine': 'tpu'}, "engine is 'tpu', expected one of ('onnx', 'torch', 'ray')"),
+        ({'precision': 'bf16'}, "precision is 'bf16', expected one of ('fp32', 'int8') with"),
+        ({'log_format': 'xml'}, "log_format is 'xml', expected one of ('text', 'json')"),
+        ({'ray_min_replicas': '3', 'ray_max_replicas': '2'}, 'expected at most ray_max_replicas'),
+        ({'host': '0.0.0.0', 'token_file': 'tokens'}, 'without encryption'),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_reason(flags, problem):
+    with pytest.raises(ConfigError) as error:
+        load(flags)
+    assert problem in str(error.value)
+    assert len(error.value.problems) == 1
+
+
+def test_an_encrypted_server_may_listen_to_other_machines():
+    loaded = load({'host': '0.0.0.0', 'tls_cert_file': 'c.pem', 'tls_key_file': 'k.pem'})
+    assert loaded.tls_cert_file == Path('c.pem')
+    assert load({'host': '0.0.0.0', 'insecure': True}).insecure
 
 
 def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path):
@@ -71,10 +99,11 @@ def test_all_that_is_wrong_is_said_at_once_with_its_source(tmp_path):
         f"{path}: insecure is 'maybe', expected true or false",
         f'{path}: credits is 1.5, expected a whole number',
         "--port: port is 'many', expected a whole number",
-        'threads is 0, expected 1 to 1024',
         'drain_ms is -1, expected 0 to 600000',
+        'threads is 0, expected 1 to 1024',
         "host is '10.0.0.1', which other machines can reach, without encryption:"
-        ' use 127.0.0.1, or say that this is meant with --insecure',
+        ' set tls_cert_file and tls_key_file, use 127.0.0.1, or say that this is meant with'
+        ' --insecure',
     ]
 
 

@@ -18,7 +18,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cloud_server.session import Face, LimitError, RateLimit, ResetRule, Session
+from cloud_server.session import (
+    Face,
+    FaceSnapshot,
+    LimitError,
+    RateLimit,
+    ResetRule,
+    Session,
+)
 
 S = 1_000_000_000
 MS = 1_000_000
@@ -32,7 +39,22 @@ def seen_face(stamp_ns: int) -> Face:
 
 
 def session(max_faces=2, face_idle_ns=5 * S, rate_hz=1000.0) -> Session:
-    return Session(SimpleNamespace(state_size=4), max_faces, face_idle_ns, RateLimit(rate_hz))
+    info = SimpleNamespace(state_size=4, reset_gap_s=2.0, reset_gap_intervals=3.0)
+    return Session(info, max_faces, face_idle_ns, RateLimit(rate_hz))
+
+
+def see(
+    stream: Session, face_id: str, now_ns: int, interval_ms: int = 33, number: int = 7
+) -> None:
+    """Take a face one step on, as a frame does whose stamp is an hour ahead of our clock."""
+    face = stream.admit(stream.last_sequence + 1, face_id, now_ns, interval_ms)
+    state = np.full(4, number, np.float32)
+    face.advance(now_ns + 3600 * S, state, -state)
+    stream.release(face_id)
+
+
+def snapshot_of(face_id: str, size: int = 4) -> FaceSnapshot:
+    return FaceSnapshot(face_id, 7 * S, np.ones(size, np.float32), np.ones(size, np.float32))
 
 
 def test_a_new_face_begins_with_a_zero_state_and_no_interval():
@@ -163,3 +185,102 @@ def test_frames_over_the_rate_are_refused_by_name():
     with pytest.raises(LimitError, match='max_frame_rate_fps'):
         stream.admit(3, 'a', 0)
     stream.admit(4, 'a', S)
+
+
+def test_a_face_goes_on_in_the_next_stream_where_it_stopped():
+    before, after = session(), session()
+    see(before, 'a', 1 * S, number=5)
+    # Another server: its clock has nothing to do with the first one's.
+    assert after.restore(before.snapshot(1 * S), 900 * S) == 1
+    step = after.admit(1, 'a', 900 * S).next_step(3601 * S + 250 * MS, 33, RULE)
+    assert not step.is_reset
+    assert step.interval_s == pytest.approx(0.25)
+    assert step.h.tolist() == [5] * 4
+    assert step.c.tolist() == [-5] * 4
+
+
+def test_a_restored_face_still_begins_anew_after_too_long_a_gap():
+    stream = session()
+    stream.restore([snapshot_of('a')], 0)
+    assert stream.admit(1, 'a', 0).next_step(7 * S + 2 * S + 1, 33, RULE).is_reset
+
+
+def test_the_next_stream_counts_sequence_numbers_and_the_rate_afresh():
+    before, after = session(rate_hz=1), session(rate_hz=1)
+    see(before, 'a', 0)
+    after.restore(before.snapshot(0), 0)
+    assert after.last_sequence == 0
+    see(after, 'a', 0)
+
+
+def test_faces_leave_in_the_order_of_their_last_use():
+    stream = session(max_faces=3)
+    for face_id, now_ns in (('old', 0), ('new', 200 * MS), ('middle', 100 * MS)):
+        see(stream, face_id, now_ns)
+    assert [face.face_id for face in stream.snapshot(S)] == ['new', 'middle', 'old']
+
+
+@pytest.mark.parametrize(('interval_ms', 'longest_ns'), [(33, 2 * S), (1000, 3 * S)])
+def test_a_face_whose_next_frame_would_reset_it_stays_behind(interval_ms, longest_ns):
+    stream = session()
+    see(stream, 'a', 0, interval_ms)
+    assert len(stream.snapshot(longest_ns)) == 1
+    assert stream.snapshot(longest_ns + 1) == ()
+
+
+def test_faces_without_a_state_stay_behind():
+    stream = session()
+    stream.admit(1, 'never computed', 0)
+    stream.admit(2, 'forgotten', 0).forget()
+    assert stream.snapshot(0) == ()
+
+
+def test_a_snapshot_keeps_its_state_when_the_face_goes_on():
+    stream = session()
+    see(stream, 'a', 0, number=5)
+    (taken,) = stream.snapshot(0)
+    see(stream, 'a', MS, number=6)
+    assert taken.stamp_ns == 3600 * S
+    assert taken.h.tolist() == [5] * 4
+
+
+def test_more_restored_faces_than_a_stream_may_have_are_left_out_from_the_last():
+    stream = session(max_faces=2)
+    assert stream.restore([snapshot_of(face_id) for face_id in 'abc'], 0) == 2
+    with pytest.raises(LimitError, match='more than 2 faces'):
+        stream.admit(1, 'c', 0)
+    assert not stream.admit(2, 'a', 0).next_step(7 * S, 33, RULE).is_reset
+    assert not stream.admit(3, 'b', 0).next_step(7 * S, 33, RULE).is_reset
+
+
+def test_a_restored_face_that_is_not_seen_makes_room_like_any_other():
+    stream = session(max_faces=1, face_idle_ns=5 * S)
+    stream.restore([snapshot_of('gone')], 100 * S)
+    stream.admit(1, 'new', 105 * S)
+    assert len(stream) == 1
+
+
+def test_a_restored_face_can_be_carried_on_once_more():
+    first, second = session(), session()
+    see(first, 'a', 0)
+    second.restore(first.snapshot(0), 50 * S)
+    assert second.snapshot(51 * S) == first.snapshot(0)
+
+
+def test_states_come_before_the_first_frame_or_not_at_all():
+    stream = session()
+    see(stream, 'a', 0)
+    with pytest.raises(ValueError, match='before the first frame'):
+        stream.restore([snapshot_of('b')], 0)
+    refused = session()
+    with pytest.raises(LimitError):
+        refused.admit(1, '', 0)
+    with pytest.raises(ValueError, match='before the first frame'):
+        refused.restore([snapshot_of('b')], 0)
+
+
+def test_states_of_another_size_are_refused_and_none_is_kept():
+    stream = session()
+    with pytest.raises(ValueError, match=r'shape \(5,\), expected \(4,\)'):
+        stream.restore([snapshot_of('a'), snapshot_of('b', size=5)], 0)
+    assert len(stream) == 0

@@ -29,7 +29,7 @@ skip() {
 [ "${1:-}" = --where-possible ] && where_possible=yes
 
 packages='python3-opencv python3-numpy python3-grpcio python3-protobuf python3-yaml python3-pytest
-opencv-data'
+python3-cryptography opencv-data'
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || skip 'this is not Debian or Ubuntu'
 
 missing=
@@ -53,8 +53,8 @@ sys.exit(tuple(map(int, protobuf.__version__.split(".")[:2])) < (4, 21))' ||
     skip 'its protobuf is older than the stubs'
 
 tests=
-for name in accuracy_grid answers bandwidth config crop data_limit detect encode faces image link \
-    link_burst link_report local_model operating_point outbox pacing perception primary sender \
+for name in accuracy_grid answers bandwidth channel config crop data_limit detect encode faces image link \
+    link_burst link_report link_resume link_tls local_model operating_point outbox pacing perception primary sender \
     timeline trace track types; do
     [ -f "test/test_$name.py" ] && tests="$tests test/test_$name.py"
 done

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class OnnxEngine:
     """Computes the encoder and temporal.onnx of a model folder; see engine.Engine."""
 
     device = 'CPU'
+    # Larger batches than these are hardly faster per face, and later.
+    batch_ms = 25
 
     def __init__(self, folder: Path, threads: int = 1, precision: str = 'fp32') -> None:
         """
@@ -54,6 +57,8 @@ class OnnxEngine:
             expected = ' or '.join(ENCODER_FILES)
             raise ValueError(f'precision is {precision!r}, expected {expected}')
         self.info = info = ModelInfo.load(folder)
+        # One batch on each core that this process may use.
+        self.slots = max(1, len(os.sched_getaffinity(0)) // threads)
         self.kind = 'onnx' if precision == 'fp32' else f'onnx {precision}'
         side, features, state = info.input_size_px, info.feature_size, info.state_size
         self._encoder = _Graph(
@@ -89,6 +94,9 @@ class OnnxEngine:
         """Take one step in time: logits [N, labels], h and c [N, H]."""
         logits, h_out, c_out = self._temporal.run(features, interval_s, face_size_px, h, c)
         return logits, h_out, c_out
+
+    def close(self) -> None:
+        """Nothing is held that would need it."""
 
 
 class _Graph:

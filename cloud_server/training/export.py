@@ -99,12 +99,12 @@ def export(
     encoder = load_encoder(folder / 'encoder.safetensors')
     temporal = load_temporal(folder / 'temporal.safetensors')
     side, size = config.input_size_px, config.feature_size
-    _write_graph(
+    write_graph(
         encoder, (torch.zeros(2, 1, side, side, dtype=torch.uint8),), ['luma'], ['features'],
         folder / ENCODER_FILE,
     )
     zeros = torch.zeros(2, state)
-    _write_graph(
+    write_graph(
         temporal, (torch.zeros(2, size), torch.zeros(2), torch.full((2,), 48.0), zeros, zeros),
         ['features', 'interval_s', 'face_size_px', 'h', 'c'], ['logits', 'h_out', 'c_out'],
         folder / TEMPORAL_FILE,
@@ -142,10 +142,21 @@ def write_model_json(
     (folder / 'model.json').write_text(json.dumps(info, indent=2) + '\n')
 
 
-def _write_graph(
+def write_graph(
     module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str],
     path: Path,
 ) -> None:
+    """
+    Write one half as an ONNX graph with an open batch axis.
+
+    Args:
+        module: called with the inputs in their order.
+        example: inputs of two faces.
+        inputs: their names.
+        outputs: names of what it returns.
+        path: where to.
+
+    """
     module = module.cpu().float().eval()
     with warnings.catch_warnings():  # the exporter announces its own successor
         warnings.simplefilter('ignore')
