@@ -33,7 +33,7 @@ CLOUD = [
 ]
 # Engines besides the default one.
 TORCH = [*CLOUD, 'safetensors>=0.4', 'torch>=2.5']
-RAY = [*CLOUD, 'ray[serve]>=2.40']
+RAY = [*CLOUD, 'ray[serve]>=2.60']
 TRAIN = [
     *CLOUD, 'jinja2>=3', 'onnx>=1.15', 'onnxscript>=0.1', 'optuna>=4.2', 'safetensors>=0.4',
     'scipy>=1.9', 'torch>=2.5',
@@ -52,7 +52,7 @@ setup(
     package_data={
         'cloud_server': [
             'training/*.j2', 'weights/*/*.onnx', 'weights/*/*.json', 'weights/*/*.md',
-            'weights/*/*.yaml', 'weights/*/LICENSE'],
+            'weights/*/*.safetensors', 'weights/*/*.yaml', 'weights/*/LICENSE'],
         'ferros': ['models/*'],
         'ferros_proto': ['*.pyi'],
     },

@@ -40,6 +40,11 @@ NS_PER_S = 1_000_000_000
 MUCH_LONGER = 1.5
 # Two are always tried: from one alone nobody learns what a larger batch would take.
 SMALLEST_LIMIT = 2
+# The faces of one picture come together. So many may wait on a server however slow, as long as
+# they can begin before their deadline: that is no sign of too many robots.
+BURST = 8
+# So many of the last items that were computed tell who was served most.
+SERVED_MEMORY = 256
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -113,6 +118,8 @@ class QueueLimits:
     max_batch_ns: int = 3600 * NS_PER_S
     # No more waits than what is served in this time, by what was measured.
     max_queue_ns: int = 3600 * NS_PER_S
+    # Within it the items of a burst have to begin; no burst waits longer.
+    max_wait_ns: int = 1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -130,6 +137,8 @@ class BatchQueue(Generic[Item]):
         self._waiting: dict[Entry[Item], None] = {}
         self._waiting_of: Counter[Hashable] = Counter()
         self._busy_keys: set[Hashable] = set()
+        # Items of each sender among about the last SERVED_MEMORY that were computed.
+        self._served_of: Counter[Hashable] = Counter()
         self._times = BatchTimes()
         # What follows from the times; before any was measured the limits in numbers hold alone.
         self._batch_limit = limits.max_batch
@@ -159,14 +168,16 @@ class BatchQueue(Generic[Item]):
         Let an entry wait.
 
         Returns:
-            The entry there was no room for: this one, or the newest of the sender that has most
-            waiting, if that is more than this sender has. None: there was room.
+            The entry there was no room for: this one, or the newest of the sender that has most,
+            if that is more than this sender has. What a sender was served lately counts like what
+            waits: else, where there is less room than senders, the one that is quickest to fill a
+            place that becomes free would have them all. None: there was room.
 
         """
         refused = None
         if len(self._waiting) >= self._room:
-            greediest, most = self._waiting_of.most_common(1)[0]
-            if most <= self._waiting_of[entry.sender] + 1:
+            greediest = max(self._waiting_of, key=self._use_of)
+            if self._use_of(greediest) <= self._use_of(entry.sender) + 1:
                 return entry
             refused = next(old for old in reversed(self._waiting) if old.sender == greediest)
             self.discard(refused)
@@ -206,15 +217,38 @@ class BatchQueue(Generic[Item]):
             self.discard(entry)
         if batch:
             self._free_slots -= 1
+            self._count_served(batch)
         return Taken(batch, expired)
 
-    def finish(self, batch: Sequence[Entry[Item]], busy_ns: int | None) -> None:
-        """Free the slot and the keys of a batch; busy_ns: how long it took, None if it failed."""
+    def finish(
+        self, batch: Sequence[Entry[Item]], busy_ns: int | None, computed: int | None = None
+    ) -> None:
+        """
+        Free the slot and the keys of a batch.
+
+        Args:
+            batch: as `take` gave it.
+            busy_ns: how long it took; None if it failed.
+            computed: how many of its items were computed; None: all. Items that fail on the way
+                to the model cost hardly anything, and are no measure of its rate.
+
+        """
         self._free_slots += 1
         self._busy_keys.difference_update(entry.key for entry in batch)
-        if busy_ns is not None:
-            self._times.add(len(batch), busy_ns)
+        size = len(batch) if computed is None else computed
+        if busy_ns is not None and size:
+            self._times.add(size, busy_ns)
             self._adapt()
+
+    def _use_of(self, sender: Hashable) -> int:
+        """Return how much of the server a sender has: items that wait, or were computed lately."""
+        return self._waiting_of.get(sender, 0) + self._served_of.get(sender, 0)
+
+    def _count_served(self, batch: Sequence[Entry[Item]]) -> None:
+        self._served_of.update(entry.sender for entry in batch)
+        if self._served_of.total() > 2 * SERVED_MEMORY:
+            halves = {sender: count // 2 for sender, count in self._served_of.items()}
+            self._served_of = Counter({s: count for s, count in halves.items() if count})
 
     def _adapt(self) -> None:
         limits = self._limits
@@ -225,7 +259,8 @@ class BatchQueue(Generic[Item]):
         self._batch_limit = size
         self._service_rate_hz = limits.slots * size * NS_PER_S / self._times.time_ns(size)
         in_time = int(self._service_rate_hz * limits.max_queue_ns / NS_PER_S)
-        self._room = min(limits.max_queue, max(1, in_time))
+        of_burst = min(BURST, int(self._service_rate_hz * limits.max_wait_ns / NS_PER_S))
+        self._room = min(limits.max_queue, max(1, in_time, of_burst))
 
 
 class BatchReport(NamedTuple):
@@ -339,7 +374,11 @@ class Batcher(Generic[Item, Result]):
         running.add_done_callback(lambda done: self._finished(batch, now_ns, done))
 
     def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        results = self._compute(items)
+        try:
+            results = self._compute(items)
+        except StopIteration as error:
+            # A future cannot hold it (before Python 3.12): the batch would never be finished.
+            raise RuntimeError('compute raised StopIteration') from error
         if len(results) != len(items):
             raise RuntimeError(f'compute returned {len(results)} results for {len(items)} items')
         return results
@@ -357,7 +396,8 @@ class Batcher(Generic[Item, Result]):
             for entry in batch:
                 self._fail(entry, ComputeError('the model failed on this batch'))
         else:
-            self._queue.finish(batch, busy_ns)
+            computed = sum(not isinstance(result, Exception) for result in done.result())
+            self._queue.finish(batch, busy_ns, computed)
             self._on_batch(
                 BatchReport([started_ns - entry.arrived_ns for entry in batch], busy_ns)
             )

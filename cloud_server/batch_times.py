@@ -25,6 +25,11 @@ FADING = 0.998
 # batches had one size it makes the time proportional to the size, which promises no gain that was
 # not seen.
 ORIGIN_WEIGHT = 0.02
+# A batch that took longer than so many times what was expected counts as if it took that: one
+# hiccup, a page fault or another process, must not make the server small for minutes, because a
+# size that is then no longer tried is not measured again. A machine that became so slow is still
+# believed, some batches later.
+MOST_BELIEVED = 4
 # What a further item costs at least, as a part of the mean cost of one.
 SMALLEST_SLOPE = 0.05
 
@@ -64,6 +69,8 @@ class BatchTimes:
             busy_ns: how long it took, from leaving the queue to its results.
 
         """
+        if self:
+            busy_ns = min(busy_ns, round(MOST_BELIEVED * self.time_ns(size)))
         for group in self._groups.values():
             group.weight *= FADING
         group = self._groups.setdefault(size.bit_length(), _Group(size, max(1, busy_ns)))

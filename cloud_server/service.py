@@ -85,6 +85,7 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
                 slots=config.slots or engine.slots,
                 max_batch_ns=(config.max_batch_ms or engine.batch_ms) * 1_000_000,
                 max_queue_ns=config.max_queue_ms * 1_000_000,
+                max_wait_ns=config.deadline_ms * 1_000_000,
             ),
             on_batch=self._on_batch,
         )

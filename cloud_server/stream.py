@@ -83,7 +83,7 @@ class Surroundings(NamedTuple):
     config: ServerConfig
     batcher: Batcher[EncodedCrop, Recognition]
     counts: Counts
-    # Called with the stream's number for each frame that arrives, and the time.
+    # Called with the stream's number for each frame that is to be computed, and the time.
     on_arrival: Callable[[int, int], None]
     # The frames per second that each stream could have now.
     fair_rate_fps: Callable[[], float]
@@ -214,7 +214,6 @@ class Stream:
 
     def _receive(self, frame: wire.FaceFrame) -> None:
         now_ns = time.monotonic_ns()
-        self._shared.on_arrival(self._name.number, now_ns)
         self._shared.counts.frame_received(self._name.robot, len(frame.image))
         self._credits_taken += 1
         self._count_unanswered(+1)
@@ -233,6 +232,8 @@ class Stream:
         except LimitError as error:
             self._refuse(answer, error)
             return
+        # Only what may be computed is load: frames over a limit must not close the server.
+        self._shared.on_arrival(self._name.number, now_ns)
         if len(self._session) != faces_before:
             self._shared.counts.faces(len(self._session) - faces_before)
         crop = EncodedCrop(

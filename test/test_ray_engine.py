@@ -312,10 +312,9 @@ def test_replicas_that_find_no_room_are_said_and_the_next_start_may_ask_for_less
     smaller.close()
 
 
-def test_the_encoders_of_a_cluster_are_listed_and_taken_off(up, model):
+def test_the_encoders_of_a_cluster_are_listed_taken_off_and_deployed(up, model, twins):
     address = ('--ray-address', up.address)
     name = next(iter(re.findall(r'ferros-tiny-0\.1-fp32-\w+', up.said)))
-    assert f'{name}: replicas: 1 running' in command('status', *address).stdout
     wrong = command('delete', 'ferros-nobody', *address)
     assert wrong.returncode == 1
     assert 'no encoder ferros-nobody is deployed; there are: ' in wrong.stderr
@@ -323,6 +322,14 @@ def test_the_encoders_of_a_cluster_are_listed_and_taken_off(up, model):
     assert command('delete', name, *address).stdout == f'{name}: deleted\n'
     left = command('status', *address)
     assert left.returncode == 0 and name not in left.stdout
+    # The encoder of another test.
+    assert re.search(r'^ferros-tiny-0\.1-fp32-\w+: replicas: 2 running$', left.stdout, re.M)
+    again = command('deploy', '--model', model, '--cpus', 0.1, '--max-replicas', 3, *address)
+    assert again.stdout == f'{name}: 1 to 3 replicas\n'
+    grown = RayEngine(model, address=up.address, max_replicas=3, cpus=0.1)
+    assert grown.device == '1 to 3 replicas (CPU)'
+    np.testing.assert_array_equal(grown.encode(faces()), OnnxEngine(model).encode(faces()))
+    grown.close()
 
 
 def test_a_token_that_is_missing_or_wrong_is_said(up, monkeypatch, tmp_path):

@@ -96,7 +96,7 @@ def check(results: Mapping[str, Any], limits: Limits) -> list[Bound]:
         _at_least('end to end over the raw loop, ResNet-50 int8',
                   figure('over_raw', 'resnet50_int8', 'ratio'), limits.over_raw_resnet50),
         _at_most('p99 at 80 % of the capacity', at(curve, 0.8, 'p99_ms'), limits.p99_ms, 'ms'),
-        _at_least('goodput at 150 % over the peak', goodput(curve), limits.goodput),
+        _at_least('goodput at 150 % over the peak', goodput(results), limits.goodput),
         _at_most('p99 of the age at 150 %', at(curve, 1.5, 'age_p99_ms'), limits.age_ms, 'ms'),
         _at_most('memory growth at 150 %', figure('overload_mb_per_min'),
                  limits.overload_mb_per_min, 'MB/min'),
@@ -134,13 +134,14 @@ def at(curve: Sequence[Mapping[str, Any]] | None, load: float, name: str) -> flo
     return None
 
 
-def goodput(curve: Sequence[Mapping[str, Any]] | None) -> float | None:
-    """Return the throughput at 150 % of the capacity over the highest one of the curve."""
+def goodput(results: Mapping[str, Any]) -> float | None:
+    """Return the throughput at 150 % of the capacity over the highest that was seen."""
+    curve = results.get('curve')
     drowned = at(curve, 1.5, 'ok_per_s')
     if curve is None or drowned is None:
         return None
-    peak = max(float(row['ok_per_s']) for row in curve)
-    return round(drowned / peak, 3)
+    peak = max(results['capacity_per_s'], *(row['ok_per_s'] for row in curve))
+    return round(drowned / float(peak), 3)
 
 
 class _Figures:

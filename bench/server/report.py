@@ -65,7 +65,7 @@ def headline(results: Mapping[str, Any]) -> dict[str, Any]:
         },
         'p99_ms': {text: bounds.at(curve, load, 'p99_ms') for text, load in loads.items()},
         'batch_ms': {text: bounds.at(curve, load, 'batch_ms') for text, load in loads.items()},
-        'overload_goodput_over_peak': bounds.goodput(curve),
+        'overload_goodput_over_peak': bounds.goodput(results),
         'cross_robot_gain': results.get('cross_robot', {}).get('gain'),
         'idle_streams_mb': results.get('idle', {}).get('more_mb'),
         'ray_speedup_2': results.get('ray', {}).get('speedup'),
