@@ -300,6 +300,8 @@ class Batcher(Generic[Item, Result]):
         self._queue: BatchQueue[Item] = BatchQueue(limits)
         self._futures: dict[Entry[Item], asyncio.Future[Result]] = {}
         self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix='batch')
+        # Batches that are being computed.
+        self._running: set[asyncio.Future[Sequence[Result | Exception]]] = set()
         self._pump_is_due = False
         self._failed_before = False
         self._is_closed = False
@@ -345,12 +347,23 @@ class Batcher(Generic[Item, Result]):
             loop.call_soon(self._pump)
         return future
 
-    async def close(self) -> None:
-        """Cancel what waits, wait for what is being computed and let the threads go."""
+    async def close(self, timeout_s: float | None = None) -> bool:
+        """
+        Cancel what waits, wait for what is being computed and let the threads go.
+
+        Returns:
+            False if a batch is still being computed after the time; its thread is left behind, and
+            the process cannot end by itself before it does.
+
+        """
         self._is_closed = True
         for future in list(self._futures.values()):
             future.cancel()
-        await asyncio.to_thread(self._workers.shutdown)
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=timeout_s)
+        is_done = not self._running
+        self._workers.shutdown(wait=is_done)
+        return is_done
 
     def _settled(self, entry: Entry[Item]) -> None:
         self._futures.pop(entry, None)
@@ -370,7 +383,14 @@ class Batcher(Generic[Item, Result]):
 
     def _start(self, batch: list[Entry[Item]], now_ns: int) -> None:
         items = [entry.item for entry in batch]
-        running = asyncio.get_running_loop().run_in_executor(self._workers, self._results, items)
+        loop = asyncio.get_running_loop()
+        try:
+            running = loop.run_in_executor(self._workers, self._results, items)
+        except RuntimeError as error:
+            # No thread can be had; the next batch may get one.
+            self._give_up(batch, error)
+            return
+        self._running.add(running)
         running.add_done_callback(lambda done: self._finished(batch, now_ns, done))
 
     def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
@@ -389,12 +409,10 @@ class Batcher(Generic[Item, Result]):
         started_ns: int,
         done: asyncio.Future[Sequence[Result | Exception]],
     ) -> None:
+        self._running.discard(done)
         busy_ns = self._clock_ns() - started_ns
         if done.cancelled() or done.exception() is not None:
-            self._queue.finish(batch, None)
-            self._log_failure(None if done.cancelled() else done.exception())
-            for entry in batch:
-                self._fail(entry, ComputeError('the model failed on this batch'))
+            self._give_up(batch, None if done.cancelled() else done.exception())
         else:
             computed = sum(not isinstance(result, Exception) for result in done.result())
             self._queue.finish(batch, busy_ns, computed)
@@ -408,6 +426,12 @@ class Batcher(Generic[Item, Result]):
                 elif (future := self._futures.get(entry)) is not None and not future.done():
                     future.set_result(result)
         self._pump()
+
+    def _give_up(self, batch: list[Entry[Item]], error: BaseException | None) -> None:
+        self._queue.finish(batch, None)
+        self._log_failure(error)
+        for entry in batch:
+            self._fail(entry, ComputeError('the model failed on this batch'))
 
     def _fail(self, entry: Entry[Item], error: Exception) -> None:
         future = self._futures.get(entry)

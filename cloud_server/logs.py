@@ -32,6 +32,8 @@ MAX_MESSAGE_CHARS = 4000
 MAX_NAME_CHARS = 64
 # Of a traceback the end is kept: it names what went wrong.
 MAX_TRACEBACK_CHARS = 16_000
+# gRPC logs metadata that are no UTF-8 as they are, and a token may be among them.
+GRPC_LOGGER = 'grpc._cython.cygrpc'
 # What a record may carry in `extra`, and the lines show.
 ATTRIBUTES = ('robot', 'camera', 'stream')
 
@@ -55,6 +57,7 @@ def setup(config: ServerConfig, worker: int | None = None, stream: TextIO | None
     root.addHandler(handler)
     root.setLevel(config.log_level.upper())
     logging.captureWarnings(True)
+    logging.getLogger(GRPC_LOGGER).addFilter(_without_metadata)
 
 
 class TextFormatter(logging.Formatter):
@@ -111,6 +114,10 @@ class JsonFormatter(logging.Formatter):
 
 class _Handler(logging.StreamHandler[TextIO]):
     """The one that setup made."""
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith('Invalid encoding on')
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -39,6 +39,7 @@ from cloud_server.version import version
 # The statuses of the wire, in small letters.
 OUTCOMES = (
     'ok', 'dropped_stale', 'overloaded', 'bad_image', 'limit_exceeded', 'unavailable_model',
+    'stream_ended',
 )
 # Why a stream was not let in: gRPC's name of the status, or that it did not speak the protocol.
 REFUSALS = (
@@ -264,7 +265,7 @@ class Metrics:
             registry=registry,
         )
         self._frames = Counter(
-            'ferros_frames_total', 'Frames that were answered', ['outcome', 'robot'],
+            'ferros_frames_total', 'Frames by what became of them', ['outcome', 'robot'],
             registry=registry,
         )
         self._opened = Counter(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -29,6 +30,7 @@ CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 # A scraper asks once in some seconds; who keeps more connections than these is none.
 MAX_SCRAPES = 8
 SCRAPE_TIMEOUT_S = 10.0
+ACCEPT_PAUSE_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,15 @@ class _Server(ThreadingMixIn, TCPServer):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = found[0][0], found[0][4]
         super().__init__(address, _Handler)  # type: ignore[arg-type]
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError:
+            # Out of descriptors: the connection stays in the queue, and without a pause the
+            # thread would take a core until one is free.
+            time.sleep(ACCEPT_PAUSE_S)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):

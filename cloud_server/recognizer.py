@@ -137,6 +137,12 @@ class Recognizer:
             np.stack([step.h for step in steps]),
             np.stack([step.c for step in steps]),
         )
+        if not len(features) == len(logits) == len(h) == len(c) == len(crops):
+            # Else a face could get the answer, and the state, of another.
+            raise RuntimeError(
+                f'the engine gave {len(features)} features and {len(logits)} results'
+                f' for {len(crops)} faces'
+            )
         finite = np.isfinite(np.concatenate([logits, h, c], axis=1)).all(axis=1)
         probabilities = calibration.probabilities(np.nan_to_num(logits), sizes, info)
         return [

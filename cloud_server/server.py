@@ -52,6 +52,8 @@ SERVICE_NAME = 'ferros.v1.Recognition'
 MAX_MESSAGE_BYTES = 262_144
 # For calls that are not ours to drain, such as a watch on the health.
 LAST_GRACE_S = 0.5
+# A connection without a handshake, of TLS or HTTP/2, keeps a descriptor no longer.
+HANDSHAKE_TIMEOUT_MS = 10_000
 # Longer than any drain takes; it ends when the drain does.
 LONGEST_GRACE_S = 3600.0
 # One Ctrl-C reaches a server under a launcher twice: from the terminal and from the launcher.
@@ -164,7 +166,11 @@ async def serve(
     gc.freeze()
     (ready or partial(_announce, config, engine))(running)
     await stop.wait()
-    await shutdown(running)
+    if not await shutdown(running):
+        log.error('the model does not come back from its last batch; the process ends without it')
+        logging.shutdown()
+        # Python would wait for the thread that computes.
+        os._exit(1)
 
 
 async def startup(
@@ -214,8 +220,8 @@ async def startup(
     )
 
 
-async def shutdown(running: Running) -> None:
-    """Say so, send the robots away with their answers, and stop."""
+async def shutdown(running: Running) -> bool:
+    """Say so, send the robots away with their answers, stop; False where the model hangs."""
     log.info('shutting down')
     await running.health.enter_graceful_shutdown()
     closing = None
@@ -226,8 +232,9 @@ async def shutdown(running: Running) -> None:
     await running.server.stop(LAST_GRACE_S)
     if closing is not None:
         await closing
-    await running.service.close()
+    is_done = await running.service.close()
     running.metrics.stop()
+    return is_done
 
 
 def load_engine(config: ServerConfig) -> Engine:
@@ -307,6 +314,10 @@ def _options(config: ServerConfig, reuse_port: bool) -> list[tuple[str, int]]:
     return [
         ('grpc.max_receive_message_length', MAX_MESSAGE_BYTES),
         ('grpc.max_concurrent_streams', 8),
+        ('grpc.server_handshake_timeout_ms', HANDSHAKE_TIMEOUT_MS),
+        # Robots send images, which do not get smaller; older versions of gRPC inflate a bomb
+        # before they find it too large.
+        ('grpc.per_message_decompression', 0),
         ('grpc.keepalive_time_ms', 20_000),
         ('grpc.keepalive_timeout_ms', 10_000),
         ('grpc.http2.min_ping_interval_without_data_ms', 10_000),

@@ -46,6 +46,10 @@ PROTOCOL_VERSION = 1
 MAX_ID_CHARS = 64
 # A stream whose Hello does not come holds a place for nothing.
 HELLO_TIMEOUT_S = 10.0
+# After the drain, what is still being computed has so long; a model may hang.
+CLOSE_TIMEOUT_S = 3.0
+# Of each reason for which streams are refused.
+REFUSALS_LOGGED_HZ = 5.0
 # How often the load is looked at.
 WATCH_INTERVAL_S = 0.1
 # gRFC A6: how a server says when to try again.
@@ -93,6 +97,9 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
         self._draining = asyncio.Event()
         self._streams: set[asyncio.Task[Any]] = set()
         self._streams_of: Counter[str] = Counter()
+        # Streams without a Hello yet, of robots that proved who they are.
+        self._silent_of: Counter[str] = Counter()
+        self._refusals_logged: dict[str, RateLimit] = {}
         self._stream_numbers = itertools.count(1)
         self._watcher = asyncio.create_task(self._watch())
 
@@ -125,12 +132,10 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
         try:
             await self._serve(request_iterator, context)
         except RefusalError as refusal:
-            log.warning('%s: stream refused: %s', context.peer(), refusal)
-            self._parts.metrics.stream_refused(refusal.code.name.lower())
+            self._note_refusal(context, refusal.code.name.lower(), str(refusal))
             await self._abort(context, refusal)
         except DecodeError as error:
-            log.warning('%s: not a message of ours: %s', context.peer(), error)
-            self._parts.metrics.stream_refused('not_a_message')
+            self._note_refusal(context, 'not_a_message', str(error))
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, 'not a ferros.v1.RecognizeRequest'
             )
@@ -150,11 +155,13 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
             timeout_s = 2 * self._config.drain_ms / 1000 + 0.5
             await asyncio.wait(self._streams, timeout=timeout_s)
 
-    async def close(self) -> None:
-        """Wait for what is being computed and let the worker threads go."""
+    async def close(self) -> bool:
+        """Let the worker threads go; return False where the model does not come back."""
         self._watcher.cancel()
-        await self._batcher.close()
-        self._recognizer.close()
+        is_done = await self._batcher.close(CLOSE_TIMEOUT_S)
+        if is_done:
+            self._recognizer.close()
+        return is_done
 
     # -- letting streams in ----------------------------------------------------------------------
 
@@ -164,7 +171,7 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
         identity = self._identify(context)
         if len(self._streams) > self._config.max_streams:
             raise self._full(f'more than {self._config.max_streams} streams')
-        hello = _checked_hello(await _first(requests))
+        hello = _checked_hello(await self._first(requests, identity))
         robot = self._robot(hello, identity)
         self._admit(robot)
         name = StreamName(next(self._stream_numbers), robot, hello.camera)
@@ -186,6 +193,34 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
             self._streams_of[robot] -= 1
             if not self._streams_of[robot]:
                 del self._streams_of[robot]
+
+    async def _first(
+        self, requests: Requests, identity: str | None
+    ) -> wire.RecognizeRequest | None:
+        """Return the first request; a server that stops waits for none."""
+        name = identity or ''
+        if name and self._silent_of[name] >= self._config.max_streams_per_robot:
+            raise self._full('too many streams without a Hello')
+        self._silent_of[name] += 1
+        first = asyncio.ensure_future(anext(requests, None))
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait(
+                (first, draining), timeout=HELLO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            if first.done():
+                return first.result()
+        finally:
+            first.cancel()
+            draining.cancel()
+            self._silent_of[name] -= 1
+            if not self._silent_of[name]:
+                del self._silent_of[name]
+        if self._draining.is_set():
+            raise RefusalError(grpc.StatusCode.UNAVAILABLE, 'the server is shutting down')
+        raise RefusalError(
+            grpc.StatusCode.DEADLINE_EXCEEDED, f'no Hello within {HELLO_TIMEOUT_S:g} s'
+        )
 
     def _identify(self, context: Context) -> str | None:
         try:
@@ -222,6 +257,13 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
             retry_ms(self._load_value(), random.random()),
         )
 
+    def _note_refusal(self, context: Context, reason: str, text: str) -> None:
+        """Count it; of each reason some are logged, or whoever is refused could fill a disk."""
+        self._parts.metrics.stream_refused(reason)
+        limit = self._refusals_logged.setdefault(reason, RateLimit(REFUSALS_LOGGED_HZ))
+        if limit.allows(time.monotonic_ns()):
+            log.warning('%s: stream refused: %s', context.peer(), text)
+
     async def _abort(self, context: Context, refusal: RefusalError) -> None:
         retry = () if refusal.retry_ms is None else ((RETRY_METADATA, str(refusal.retry_ms)),)
         await context.abort(refusal.code, str(refusal), retry)
@@ -234,10 +276,15 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
             batcher=self._batcher,
             counts=self._parts.metrics,
             on_arrival=self._load.arrived,
-            fair_rate_fps=lambda: self._load.fair_rate_fps(
-                self._batcher.service_rate_hz, time.monotonic_ns()
-            ),
+            fair_rate_fps=self._fair_rate_fps,
             seal=lambda session: self._seal(session, name),
+        )
+
+    def _fair_rate_fps(self) -> float:
+        # What robots are asked for must leave the server open to others.
+        usable = min(1.0, self._config.full_at_load)
+        return usable * self._load.fair_rate_fps(
+            self._batcher.service_rate_hz, time.monotonic_ns()
         )
 
     def _seal(self, session: Session, name: StreamName) -> bytes:
@@ -294,15 +341,6 @@ class RecognitionService(recognition_pb2_grpc.RecognitionServicer):
             accuracy_grid=self._info.accuracy_grid,
             resumed=resumed,
         )
-
-
-async def _first(requests: Requests) -> wire.RecognizeRequest | None:
-    try:
-        return await asyncio.wait_for(anext(requests, None), HELLO_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        raise RefusalError(
-            grpc.StatusCode.DEADLINE_EXCEEDED, f'no Hello within {HELLO_TIMEOUT_S:g} s'
-        ) from None
 
 
 def _checked_hello(request: wire.RecognizeRequest | None) -> wire.Hello:

@@ -167,6 +167,7 @@ class Stream:
             for task in (reader, writer, drained):
                 task.cancel()
             for future in list(self._pending):
+                self._count('stream_ended', 0)
                 future.cancel()
             self._shared.counts.faces(-len(self._session))
             self._log.info('closed after %s', dict(self._outcomes) or 'no frame')
@@ -226,6 +227,11 @@ class Stream:
         try:
             if self._credits_taken > self._config.credits:
                 raise LimitError(f'more than {self._config.credits} unanswered frames')
+            if len(frame.image) > self._config.max_image_bytes:
+                # Now, not when it is decoded: until then it would take memory.
+                raise LimitError(
+                    f'image of {len(frame.image)} bytes, at most {self._config.max_image_bytes}'
+                )
             face = self._session.admit(
                 frame.sequence, frame.face_id, now_ns, frame.interval_ms
             )
@@ -282,11 +288,14 @@ class Stream:
         self._reply(answer)
 
     def _reply(self, answer: wire.Answer) -> None:
-        outcome = _OUTCOMES[answer.status]
-        self._outcomes[outcome] += 1
         age_ns = time.monotonic_ns() - answer.server_receive_monotonic_ns
-        self._shared.counts.frame_answered(self._name.robot, outcome, age_ns)
+        self._count(_OUTCOMES[answer.status], age_ns)
         self._outbox.put_nowait(wire.RecognizeResponse(answer=answer))
+
+    def _count(self, outcome: str, age_ns: int) -> None:
+        """Count what became of a frame: the status of its answer, or that none was wanted."""
+        self._outcomes[outcome] += 1
+        self._shared.counts.frame_answered(self._name.robot, outcome, age_ns)
 
     def _count_unanswered(self, change: int) -> None:
         self._unanswered += change

@@ -78,9 +78,9 @@ def fetch(address: str, path: str = '/metrics') -> str:
 # -- what is counted ------------------------------------------------------------------------------
 
 
-def test_the_outcomes_are_the_statuses_of_the_wire():
+def test_the_outcomes_are_the_statuses_of_the_wire_and_that_nobody_waits():
     names = [wire.Status.Name(number).lower() for number in wire.Status.values() if number]
-    assert list(OUTCOMES) == names
+    assert list(OUTCOMES) == [*names, 'stream_ended']
 
 
 def test_frames_are_counted_by_outcome_and_robot_and_aged_when_they_are_ok():
@@ -444,7 +444,8 @@ def test_the_alerts_of_the_documentation_are_rules_that_prometheus_can_read():
 
 def test_the_documentation_explains_every_status_and_every_refusal():
     document = (ROOT / 'docs' / 'operation.md').read_text()
-    for name in OUTCOMES:
+    assert '`stream_ended`' in document
+    for name in set(OUTCOMES) - {'stream_ended'}:
         assert f'`{name.upper()}`' in document
     for reason in REFUSALS:
         assert f'`{reason}`' in document

@@ -363,14 +363,13 @@ async def test_a_name_full_of_formats_is_logged_as_it_is(engine, caplog):
 @on_loop
 async def test_states_that_are_garbage_cost_little_however_large_and_many(engine):
     garbage = b'\x01' + random.Random(1).randbytes(250_000)
-    async with serving(engine, max_streams_per_robot=1000) as server:
-        async with channel_to(server.address) as channel:
-            began_s = time.monotonic()
-            for size in (1, 79, 1000, 65_536, 65_537, 250_000) * 10:
-                robot = Robot(channel)
-                assert not (await robot.hello(resume_state=garbage[:size])).resumed
-                await robot.end()
-            assert time.monotonic() - began_s < 10
+    async with serving(engine) as server, channel_to(server.address) as channel:
+        began_s = time.monotonic()
+        for size in (1, 79, 1000, 65_536, 65_537, 250_000) * 10:
+            robot = Robot(channel)
+            assert not (await robot.hello(resume_state=garbage[:size])).resumed
+            await robot.end()
+        assert time.monotonic() - began_s < 10
 
 
 @on_loop

@@ -75,7 +75,7 @@ HEALTH_CHECK_TIMEOUT_S = 3.0
 # Where all replicas are full, Ray asks again after 25 to 500 ms by default: longer than a batch.
 ROUTER_BACKOFF = {'initial_backoff_s': 0.002, 'backoff_multiplier': 2, 'max_backoff_s': 0.02}
 # Of a batch, there and back.
-BATCH_MS = 100
+BATCH_MS = 150
 # Of one replica, all servers together; what is beyond waits in the servers.
 MAX_BATCHES = 64
 FAILED = ('DEPLOY_FAILED', 'UNHEALTHY')
