@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 # Command -> module with add_arguments(parser) and run(args) -> exit status, and what it does.
 COMMANDS = {
-    'serve': ('cloud_server.server', 'serve a model to robots'),
+    'serve': ('cloud_server.serve', 'serve a model to robots'),
     'load': ('cloud_server.load', 'measure how many robots a server carries'),
     'keys': ('cloud_server.keys', 'make certificates, tokens and keys for robots and servers'),
     'ray': ('cloud_server.ray_up', 'a Ray cluster on this machine, to try `serve --engine ray`'),

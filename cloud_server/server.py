@@ -11,18 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The server process: start-up, serving, shutdown. Behind `ferros-cloud serve`."""
+"""One server process: start-up, serving, shutdown."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,9 +29,8 @@ from typing import Any, NamedTuple
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from cloud_server import config as settings
 from cloud_server import engine as engines
-from cloud_server import logs, sealed_state, workers
+from cloud_server import sealed_state
 from cloud_server.address import bracketed
 from cloud_server.config import ConfigError, ServerConfig, is_loopback
 from cloud_server.credentials import CredentialsError, server_credentials
@@ -86,39 +83,6 @@ class Running(NamedTuple):
     metrics_address: str
     # It shares its port with other processes, which take the robots when it stops.
     reuse_port: bool
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `ferros-cloud serve`."""
-    settings.add_arguments(parser)
-    parser.add_argument(
-        '--check-config', action='store_true',
-        help='check the settings and the files they name, say what is wrong, and end',
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes; return the exit status."""
-    try:
-        config = settings.from_arguments(args, os.environ)
-        if args.check_config:
-            check(config)
-            print('the settings can be served with')
-            return 0
-        logs.setup(config)
-        if config.workers > 1:
-            warn_of_exposure(config)
-            return workers.supervise(config, lambda: settings.from_arguments(args, os.environ))
-        engine = load_engine(config)
-        try:
-            asyncio.run(serve(config, engine))
-        finally:
-            engine.close()
-    except EXPLAINED as error:
-        for line in str(error).splitlines():
-            print(f'ferros-cloud serve: {line}', file=sys.stderr)
-        return 2
-    return 0
 
 
 def check(config: ServerConfig) -> None:

@@ -268,8 +268,8 @@ def test_when_one_of_two_replicas_is_killed_its_batches_go_to_the_other(twins):
         first, second = set(stream.answers_since(0))
         killed_s = time.monotonic()
         os.kill(first, signal.SIGKILL)
-        # Another takes its place.
-        assert wait_until(lambda: set(stream.answers_since(killed_s)) - {first, second}, 5)
+        # Another takes its place; the bench holds that to 5 s, on a machine of its own.
+        assert wait_until(lambda: set(stream.answers_since(killed_s)) - {first, second}, 20)
     assert second in stream.answers_since(killed_s)
     assert [result for _, _, result in stream.calls if not isinstance(result, int)] == []
 
@@ -439,7 +439,7 @@ def session_below(process: subprocess.Popen[str]) -> int:
 
 def processes_of(session: int) -> list[str]:
     """Return what runs in a session; what has ended and waits to be reaped does not."""
-    shown = subprocess.run(['ps', '-o', 'pid=,stat=,args=', '-s', str(session)], text=True,
+    shown = subprocess.run(['ps', '-ww', '-o', 'pid=,stat=,args=', '-s', str(session)], text=True,
                            capture_output=True, check=False)
     return [line for line in shown.stdout.splitlines() if not line.split()[1].startswith('Z')]
 

@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from bench.server import driver, machine, under_test
+from bench.server import driver, under_test
 from bench.server.capacity import Model
 
 ROBOTS = 16
@@ -74,14 +74,3 @@ def measure(
             row['batch_ms'] = round(statistics.fmean(b.busy_ns for b in batches) / 1e6, 2)
     rows[-1]['grown_mb'] = round(grown_mb, 1)
     return rows
-
-
-def memory_slope_mb_per_min(model: Model, capacity_per_s: float, duration_s: float) -> float:
-    """Return by how much the resident memory grows at 150 % of the capacity, after 10 s of it."""
-    with under_test.serving('overload_memory', model.settings) as server, driver.begun(
-        server.address, robots=ROBOTS, rate_fps=1.5 * capacity_per_s / ROBOTS,
-        duration_s=duration_s, warm_up_s=10.0, sizes=((model.face_size_px, 1.0),),
-    ) as load:
-        samples = machine.watch(server.pid, load.process)
-        driver.finish(load)
-    return machine.slope_per_min([(s, usage.rss_mb) for s, usage in samples if s > 10.0])

@@ -292,7 +292,8 @@ FAULTS: dict[str, Fault] = {
     'zip-bomb': Fault(
         'sends packed messages that are too large when they are unpacked',
         lambda random_, rate_fps: _ZipBomb(),
-        ends=frozenset({'RESOURCE_EXHAUSTED'}),
+        # Unpacked and found too large, or not unpacked and so no message.
+        ends=frozenset({'INVALID_ARGUMENT', 'RESOURCE_EXHAUSTED'}),
     ),
     'no-hello': Fault(
         'begins with a frame',
