@@ -74,12 +74,13 @@ def draw_ray(path: Path, ray: Mapping[str, Any]) -> None:
     axes.plot(replicas, [rates[0] * n / replicas[0] for n in replicas], color=FAINT, ls=':')
     axes.plot(replicas, rates, color=BLUE, marker='o')
     axes.annotate('in proportion', (replicas[-1], rates[0] * replicas[-1] / replicas[0]),
-                  color=FAINT, ha='right', va='bottom')
+                  color=FAINT, ha='right', va='bottom', xytext=(0, 4),
+                  textcoords='offset points')
     _axis(axes, f'Ray: an encoder that sleeps {ray["sleep_ms"]:.0f} ms, in place of a GPU',
           'frames/s')
     axes.set_xticks(replicas)
     axes.set_xlabel('replicas', color=INK)
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.2 * max(rates[0] * replicas[-1] / replicas[0], *rates))
     _save(figure, path)
 
 
