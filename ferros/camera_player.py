@@ -27,6 +27,7 @@ import argparse
 import array
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -35,9 +36,10 @@ from typing import Any, Final
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage, Image
@@ -54,6 +56,8 @@ _LATE_S: Final = 0.020
 _SETTLE_S: Final = 0.2
 # How long the last images may take to arrive before the process ends.
 _FLUSH_S: Final = 2.0
+# How long the end is not noticed at most.
+_LONGEST_SPIN_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -210,23 +214,25 @@ def _to_array(data: bytes) -> array.array[int]:
     return array.array('B', data)
 
 
-def play(node: CameraPlayer, source: FrameSource, executor: SingleThreadedExecutor) -> str:
-    """Publish the source at its own timing and return what was done, in words."""
+def play(
+    node: CameraPlayer,
+    source: FrameSource,
+    executor: SingleThreadedExecutor,
+    stop: threading.Event,
+) -> str:
+    """Publish the source at its own timing until it ends or stop is set; tell what was done."""
     published = late = 0
     start_s = time.monotonic()
-    try:
-        for frame in repeat(source, node.config.loop, node.config.max_seconds):
-            message = node.build(frame)
-            due_s = start_s + frame.time_s
-            if not source.live:
-                _spin_until(executor, due_s)
-            if not rclpy.ok():
-                break
-            late += not source.live and time.monotonic() - due_s > _LATE_S
-            node.publish(message, frame.stamp_ns)
-            published += 1
-    except ExternalShutdownException:
-        pass  # Ctrl-C and SIGTERM end the clip.
+    for frame in repeat(source, node.config.loop, node.config.max_seconds):
+        message = node.build(frame)
+        due_s = start_s + frame.time_s
+        if not source.live:
+            _spin_until(executor, due_s, stop)
+        if stop.is_set():
+            break
+        late += not source.live and time.monotonic() - due_s > _LATE_S
+        node.publish(message, frame.stamp_ns)
+        published += 1
     elapsed_s = time.monotonic() - start_s
     skipped = ', '.join(f'{count} {reason}' for reason, count in source.skipped.items())
     return (
@@ -235,36 +241,32 @@ def play(node: CameraPlayer, source: FrameSource, executor: SingleThreadedExecut
     )
 
 
-def _spin_until(executor: SingleThreadedExecutor, when_s: float) -> None:
+def _spin_until(executor: SingleThreadedExecutor, when_s: float, stop: threading.Event) -> None:
     """Wait, answering parameter requests meanwhile; spin_once returns after each."""
-    while rclpy.ok():
+    while not stop.is_set():
         remaining_s = when_s - time.monotonic()
         if remaining_s <= 0:
             return
-        executor.spin_once(timeout_sec=remaining_s)
+        executor.spin_once(timeout_sec=min(remaining_s, _LONGEST_SPIN_S))
 
 
-def _wait_for_subscribers(node: CameraPlayer, executor: SingleThreadedExecutor) -> None:
+def _wait_for_subscribers(
+    node: CameraPlayer, executor: SingleThreadedExecutor, stop: threading.Event
+) -> None:
     deadline_s = time.monotonic() + node.config.wait_timeout_s
     wanted = node.config.wait_for_subscribers
-    while rclpy.ok() and (count := node.publisher.get_subscription_count()) < wanted:
+    while not stop.is_set() and (count := node.publisher.get_subscription_count()) < wanted:
         if time.monotonic() >= deadline_s:
             listeners = f'only {count} of {wanted} listen' if count else 'nobody listens'
             node.get_logger().warning(f'{listeners} to {node.publisher.topic_name}')
             return
-        _spin_until(executor, time.monotonic() + 0.05)
-    _spin_until(executor, time.monotonic() + _SETTLE_S)
+        _spin_until(executor, time.monotonic() + 0.05, stop)
+    _spin_until(executor, time.monotonic() + _SETTLE_S, stop)
 
 
-def _flush(node: CameraPlayer) -> None:
-    """Let the last images arrive: what is not sent yet is lost with the process."""
-    if rclpy.ok() and node.config.reliable:
-        node.publisher.wait_for_all_acked(Duration(seconds=_FLUSH_S))
-
-
-def run(arguments: PlayerConfig) -> None:
+def run(arguments: PlayerConfig, stop: threading.Event) -> None:
     """
-    Play what the arguments and the ROS parameters ask for.
+    Play what the arguments and the ROS parameters ask for, until stop is set.
 
     Raises:
         SourceError: the source cannot be opened.
@@ -279,24 +281,24 @@ def run(arguments: PlayerConfig) -> None:
     node.get_logger().info(
         f'{source.description}, {config.transport} on {node.publisher.topic_name}'
     )
-    try:
-        if config.wait_for_subscribers:
-            _wait_for_subscribers(node, executor)
-    except ExternalShutdownException:
-        return
-    node.get_logger().info(play(node, source, executor))
-    _flush(node)
+    if config.wait_for_subscribers:
+        _wait_for_subscribers(node, executor, stop)
+    node.get_logger().info(play(node, source, executor, stop))
+    if config.reliable and not stop.is_set():
+        # What is not sent yet is lost with the process.
+        node.publisher.wait_for_all_acked(Duration(seconds=_FLUSH_S))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the executable and return its exit status."""
     command_line = list(sys.argv if args is None else ['camera_player', *args])
-    # rclpy ends its context at Ctrl-C, which is seen everywhere here; a KeyboardInterrupt besides
-    # would strike anywhere.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    rclpy.init(args=command_line)
+    # rclpy's own handlers would end the context under a wait or a publication that is under way.
+    rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
     try:
-        run(parse_arguments(remove_ros_args(args=command_line)[1:]))
+        run(parse_arguments(remove_ros_args(args=command_line)[1:]), stop)
     except (SourceError, ValueError) as err:
         print(f'camera_player: {err}', file=sys.stderr)
         return 2
