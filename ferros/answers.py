@@ -144,7 +144,7 @@ class Answers:
         if answer is not None and now_ns - answer.captured_ns <= self._max_age_ns:
             return answer
         return nobody(self._newest)._replace(
-            face_id=track.face_id, box=_clipped(track.box, self._newest), label=UNKNOWN
+            face_id=track.face_id, box=track.box.clipped(*self._newest.size_px), label=UNKNOWN
         )
 
 
@@ -165,11 +165,6 @@ def nobody(frame: CameraFrame) -> Observation:
         source=Source.NONE,
         model='',
     )
-
-
-def _clipped(box: Box, frame: CameraFrame) -> Box:
-    height_px, width_px = frame.image.shape[:2]
-    return box.clipped(width_px, height_px)
 
 
 def _is_after(stamp_ns: int, other_ns: int | None) -> bool:

@@ -386,7 +386,9 @@ class Link:
         """Crop and encode a face; None where that failed, which is counted."""
         face, point = ready.face, ready.point
         try:
-            luma = crop(face.frame.image, face.box, point.face_size_px)
+            luma = crop(
+                face.frame.image, face.frame.in_image(face.box), point.face_size_px
+            )
             image = encode(luma, point.codec, point.quality)
         except ValueError as error:
             if self._drops.count('not_encodable'):
@@ -567,13 +569,12 @@ def _observation(
         return None
     if not all(0 <= p <= 1 for p in probabilities):
         return None
-    height_px, width_px = face.frame.image.shape[:2]
     return Observation(
         face_id=face.face_id,
         stamp_ns=face.frame.stamp_ns,
         frame_id=face.frame.frame_id,
         captured_ns=face.frame.captured_ns,
-        box=face.box.clipped(width_px, height_px),
+        box=face.box.clipped(*face.frame.size_px),
         label=answer.label,
         confidence=max(probabilities),
         labels=labels,

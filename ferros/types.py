@@ -50,6 +50,10 @@ class Box(NamedTuple):
         """Return the centre as (x, y) in pixels."""
         return self.x + self.width / 2, self.y + self.height / 2
 
+    def scaled(self, factor: float) -> Box:
+        """Return the box of the same thing in an image that is factor times as large each way."""
+        return Box(*(factor * value for value in self))
+
     def clipped(self, width_px: int, height_px: int) -> Box:
         """Return the part inside an image of that size, in whole pixels; it may be empty."""
         left, top = round(self.x), round(self.y)
@@ -64,15 +68,21 @@ class Track(NamedTuple):
     """A face that is being followed: its id stays while the face stays."""
 
     face_id: str
-    # The square that the model was trained on (see detect.py), as last detected.
+    # The square that the model was trained on (see detect.py), as last seen.
     box: Box
-    # Stamp of the image in which the face was last detected.
+    # Stamp of the image in which the face was last detected or followed.
     seen_ns: int
 
 
 class CameraFrame(NamedTuple):
-    """One decoded camera image with the two times that belong to it."""
+    """
+    One decoded camera image with the two times that belong to it.
 
+    All boxes are in pixels of the image as the camera node publishes it, which `image` may be a
+    smaller copy of.
+    """
+
+    # uint8 [height, width] luma or [height, width, 3] BGR.
     image: Image
     # The stamp in the image's header.
     stamp_ns: int
@@ -80,6 +90,22 @@ class CameraFrame(NamedTuple):
     captured_ns: int
     # The message's frame_id.
     frame_id: str = ''
+    # How many times smaller `image` is than the published one, each way.
+    reduction: int = 1
+    # Width and height of the published image; (0, 0): those of `image`.
+    published_size_px: tuple[int, int] = (0, 0)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Return width and height of the published image, in pixels."""
+        if self.published_size_px != (0, 0):
+            return self.published_size_px
+        height_px, width_px = self.image.shape[:2]
+        return width_px, height_px
+
+    def in_image(self, box: Box) -> Box:
+        """Return a box of the published image in pixels of `image`."""
+        return box if self.reduction == 1 else box.scaled(1 / self.reduction)
 
 
 class OfferedFace(NamedTuple):
