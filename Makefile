@@ -28,7 +28,7 @@ TESTS ?=
 ENV := . .venv/env.sh &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke bench-link bench-server soak lint proto messages lock clean
+.PHONY: help setup setup-run setup-dev demo serve test test-apt study-smoke bench-link bench-server bench-robot soak lint proto messages lock clean
 
 help: ## this list
 	@echo 'usage: make <target>'
@@ -54,6 +54,7 @@ test: setup-dev ## all tests, and the quick benches [TESTS=arguments for pytest]
 	sh tools/test_apt.sh --where-possible || failed=1; \
 	QUICK=1 $(MAKE) --no-print-directory bench-link || failed=1; \
 	QUICK=1 $(MAKE) --no-print-directory bench-server || failed=1; \
+	QUICK=1 $(MAKE) --no-print-directory bench-robot || failed=1; \
 	$(ENV) python -m pytest $(TESTS) || failed=1; \
 	exit $$failed
 
@@ -69,11 +70,15 @@ bench-link: setup-dev ## every way of sending over every link: docs/bandwidth.md
 bench-server: setup-dev ## one server, many robots: docs/server.md [QUICK=1: two minutes, into out/bench]
 	@$(ENV) python -m bench.server $(ARGS)
 
+bench-robot: setup-dev ## what an image costs, ids, who answers when: docs/robot.md [QUICK=1: half a minute, into out/bench]
+	@$(ENV) python -m bench.robot $(ARGS)
+
 soak: setup-dev ## ten minutes of robots that come and go and break the protocol; joins docs/server.md
 	@$(ENV) python -m bench.server --only soak
 
-lint: setup-dev ## ruff, mypy (strict), package.xml
-	@$(ENV) ruff check . && mypy && python tools/check_manifests.py
+lint: setup-dev ## ruff, what the ament linters ask besides, mypy (strict), package.xml, the world
+	@$(ENV) ruff check . && python tools/check_ament.py && mypy && python tools/check_manifests.py && \
+		python tools/check_xml.py && sh tools/check_world.sh --where-possible
 
 proto: setup-dev ## the stubs in ferros_proto/ from proto/
 	@test -x .venv-wire/bin/python || { echo 'ferros: the compiler needs a python3.11' >&2; exit 1; }

@@ -34,6 +34,7 @@ CLOUD = [
 # Engines besides the default one.
 TORCH = [*CLOUD, 'safetensors>=0.4', 'torch>=2.5']
 RAY = [*CLOUD, 'ray[serve]>=2.60']
+BAGS = ['rosbags>=0.10']
 TRAIN = [
     *CLOUD, 'jinja2>=3', 'onnx>=1.15', 'onnxscript>=0.1', 'optuna>=4.2', 'safetensors>=0.4',
     'scipy>=1.9', 'torch>=2.5',
@@ -61,16 +62,20 @@ setup(
         ('share/ferros', ['package.xml']),
         ('share/ferros/launch', sorted(glob('launch/*.py'))),
         ('share/ferros/config', sorted(glob('config/*.*'))),
+        ('share/ferros/worlds', sorted(glob('worlds/*.sdf'))),
+        ('share/ferros/worlds/textures', sorted(glob('worlds/textures/*.png'))),
     ],
     # What the robot half needs comes from package.xml through rosdep, never from pip.
     install_requires=['setuptools'],
     extras_require={
-        'cloud': CLOUD, 'torch': TORCH, 'ray': RAY, 'train': TRAIN,
+        'cloud': CLOUD, 'torch': TORCH, 'ray': RAY, 'train': TRAIN, 'bags': BAGS,
         'test': ['pytest', 'pytest-timeout']},
     zip_safe=True,
     entry_points={
         'console_scripts': [
+            'bag_check = ferros.bag_check:main',
             'camera_player = ferros.camera_player:main',
+            'comfort_behaviour = ferros.comfort_behaviour:main',
             'emotion_node = ferros.node:main',
             'ferros-cloud = cloud_server.__main__:main',
             'ferros-link-check = ferros.link_check:main',

@@ -57,6 +57,7 @@ TIME_BUCKETS_S = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5,
 )
 
+
 class RobotLabels:
     """
     Which robots have a label of their own: the first so many; a robot long gone makes room.

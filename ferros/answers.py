@@ -16,14 +16,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from ferros.config import RobotConfig
 from ferros.drops import Drops
+from ferros.fallback import Fallback
 from ferros.pacing import Pacer
 from ferros.primary import PrimaryFace
 from ferros.types import UNKNOWN, Box, CameraFrame, Observation, Source, Track
 
 NAN = float('nan')
+
+# What an answer is counted as that was never published because the other one spoke.
+_UNSPOKEN: Final = {
+    Source.CLOUD: 'answer_on_probation', Source.ROBOT: 'robot_answer_not_needed'
+}
 
 
 class Publication(NamedTuple):
@@ -37,31 +44,62 @@ class Publication(NamedTuple):
     newest: CameraFrame
 
 
+class Spoken(NamedTuple):
+    """What was answered so far, and by whom."""
+
+    # Answers that were published, each once; NONE: images in which a face was `unknown`.
+    published: dict[Source, int]
+    # Who speaks now; NONE: there was no answer yet.
+    speaker: Source
+    # How often the server and the robot took over from each other.
+    switches: int
+    # Of the newest answer about the primary face, since its image came; None: there is none.
+    age_ns: int | None
+
+
 class Answers:
     """
     Holds the newest answer of each face and decides what is published.
 
     A face-less image or an answer is published once, at most publish_rate_hz times a second, the
-    newest first come. A face that is there and has no answer younger than max_age_ns is published
+    newest first come. A face that is there and has no answer younger than max_age_ms is published
     as `unknown`, with the stamp of the newest image. Published stamps only increase.
+
+    Of the server and the robot one speaks (see fallback.py). What the other one answers is kept,
+    and comes out when that one begins to speak, if nothing newer was said of the face by then.
+
     All times in ns; now_ns is the monotonic clock.
     """
 
-    def __init__(self, publish_rate_hz: float, max_age_ns: int, drops: Drops) -> None:
-        self._interval_ns = round(1e9 / publish_rate_hz)
-        self._max_age_ns = max_age_ns
+    def __init__(self, config: RobotConfig, drops: Drops) -> None:
         self._drops = drops
         self._primary = PrimaryFace()
+        self._fallback = Fallback(config)
+        self._speaker = self._fallback.speaker
+        self._counts = dict.fromkeys(Source, 0)
+        self._pacer = Pacer()
+        self.configure(config)
         self.reset()
 
+    def configure(self, config: RobotConfig) -> None:
+        """Take over the parameters."""
+        self._interval_ns = round(1e9 / config.publish_rate_hz)
+        self._max_age_ns = config.max_age_ms * 1_000_000
+        self._min_confidence = config.min_confidence
+        self._primary.area_ratio = config.primary_area_ratio
+        self._primary.take_over_ms = config.primary_take_over_ms
+        self._fallback.configure(config)
+
     def reset(self) -> None:
-        """Forget everything: time was set back, or the camera changed."""
-        self._pacer = Pacer()
+        """Forget all faces: time was set back, or the camera changed."""
         self._primary.reset()
         self._newest: CameraFrame | None = None
         self._tracks: list[Track] = []
+        self._seen_stamp_ns: int | None = None
         self._primary_id: str | None = None
         self._answers: dict[str, Observation] = {}
+        # The newest ones of who does not speak.
+        self._unspoken: dict[str, Observation] = {}
         self._published: set[tuple[str, int]] = set()
         self._emotion_stamp_ns: int | None = None
         self._faces_stamp_ns: int | None = None
@@ -74,6 +112,19 @@ class Answers:
         """Return the id of the primary face; None: there is no face."""
         return self._primary_id
 
+    def report(self, now_ns: int) -> Spoken:
+        """Return what was answered so far; may be called from any thread."""
+        newest = self._answers.get(self._primary_id or '')
+        is_answered = self._counts[Source.CLOUD] or self._counts[Source.ROBOT]
+        return Spoken(
+            published=dict(self._counts),
+            speaker=self._speaker if is_answered else Source.NONE,
+            switches=self._fallback.switches,
+            age_ns=None if newest is None else now_ns - newest.captured_ns,
+        )
+
+    # -- what happens ----------------------------------------------------------------------------
+
     def on_image(self, frame: CameraFrame, tracks: Sequence[Track], now_ns: int) -> None:
         """Note that an image was processed and which faces are in it."""
         self._newest = frame
@@ -81,33 +132,73 @@ class Answers:
         self._tracks = sorted(
             tracks, key=lambda t: (t.face_id != self._primary_id, -t.box.area_px)
         )
+        seen_stamp_ns = max((track.seen_ns for track in tracks), default=None)
+        # One that is hidden for a moment, and kept, is no face that could be read.
+        is_seen = seen_stamp_ns is not None and _is_after(seen_stamp_ns, self._seen_stamp_ns)
+        if is_seen:
+            self._seen_stamp_ns = seen_stamp_ns
+        self._fallback.on_image(is_seen, now_ns)
         here = {track.face_id for track in tracks}
         self._answers = {key: value for key, value in self._answers.items() if key in here}
+        for face_id in self._unspoken.keys() - here:
+            self._leave_unspoken(self._unspoken.pop(face_id))
         self._face_less_new = not tracks
         self._news = True
 
-    def on_answer(self, answer: Observation) -> None:
-        """Note an answer; one for a face that is gone, or that came late, is dropped."""
+    def on_link(self, is_connected: bool, interval_ns: int | None) -> None:
+        """
+        Note how the link to the server stands; to be told before each answer and each image.
+
+        is_connected: whether there is a server that could answer.
+        interval_ns: the time between two frames sent of the primary face; None: not known.
+        """
+        self._fallback.on_link(is_connected, interval_ns)
+
+    def on_answer(self, answer: Observation, now_ns: int) -> None:
+        """Note an answer of either; one for a face that is gone, or that came late, is dropped."""
+        if answer.source is Source.CLOUD:
+            self._fallback.on_cloud_answer(now_ns)
+            self._follow(self._fallback.speaker)
         if all(track.face_id != answer.face_id for track in self._tracks):
             self._drops.count('answer_face_gone')
             return
-        held = self._answers.get(answer.face_id)
+        speaks = answer.source is self._speaker
+        answers = self._answers if speaks else self._unspoken
+        held = answers.get(answer.face_id)
         if held is not None and held.stamp_ns >= answer.stamp_ns:
             self._drops.count('answer_out_of_order')
             return
-        self._answers[answer.face_id] = answer
-        self._news = True
+        answers[answer.face_id] = answer
+        if speaks:
+            self._news = True
+        elif held is not None:
+            self._leave_unspoken(held)
+
+    # -- what follows ----------------------------------------------------------------------------
+
+    def wants_robot(self, now_ns: int) -> bool:
+        """Tell whether the robot is to read faces now."""
+        return self._fallback.wants_robot(now_ns)
 
     def wait_ns(self, now_ns: int) -> int | None:
-        """Return how long until there may be something to publish; None: not before news."""
-        return self._pacer.wait_ns(now_ns, self._interval_ns) if self._news else None
+        """Return how long until there may be something to do; None: not before news."""
+        waits_ns = (
+            self._pacer.wait_ns(now_ns, self._interval_ns) if self._news else None,
+            self._fallback.wait_ns(now_ns),
+        )
+        return min((wait_ns for wait_ns in waits_ns if wait_ns is not None), default=None)
+
+    def observe(self, now_ns: int) -> tuple[Observation, ...]:
+        """Return what is known of each face that is there, the primary one first."""
+        return tuple(self._observe(track, now_ns) for track in self._tracks)
 
     def due(self, now_ns: int) -> Publication | None:
         """Return what is to be published now and note it as published; None: nothing."""
+        self._follow(self._fallback.decide(now_ns))
         if self._newest is None or self._pacer.wait_ns(now_ns, self._interval_ns) > 0:
             return None
         self._news = False
-        faces = tuple(self._observe(track, now_ns) for track in self._tracks)
+        faces = self.observe(now_ns)
         emotion = self._new_emotion(faces)
         if emotion is None and all(self._is_known(face) for face in faces):
             return None
@@ -120,8 +211,27 @@ class Answers:
             self._emotion_stamp_ns = emotion.stamp_ns
         if array_is_new:
             self._faces_stamp_ns = self._newest.stamp_ns
+        for face in faces:
+            self._counts[face.source] += not self._is_known(face)
         self._published = {(face.face_id, face.stamp_ns) for face in faces}
         return Publication(emotion, faces if array_is_new else None, self._newest)
+
+    def _follow(self, speaker: Source) -> None:
+        """Let the one speak who is to; what it has answered to newer images comes out."""
+        if speaker is self._speaker:
+            return
+        self._speaker = speaker
+        unspoken, self._unspoken = self._unspoken, {}
+        for answer in unspoken.values():
+            held = self._answers.get(answer.face_id)
+            if _is_after(answer.stamp_ns, held.stamp_ns if held is not None else None):
+                self._answers[answer.face_id] = answer
+                self._news = True
+            else:
+                self._leave_unspoken(answer)
+
+    def _leave_unspoken(self, answer: Observation) -> None:
+        self._drops.count(_UNSPOKEN[answer.source])
 
     def _new_emotion(self, faces: tuple[Observation, ...]) -> Observation | None:
         """Return what `emotion` has not said yet."""
@@ -142,7 +252,8 @@ class Answers:
         assert self._newest is not None
         answer = self._answers.get(track.face_id)
         if answer is not None and now_ns - answer.captured_ns <= self._max_age_ns:
-            return answer
+            is_sure = answer.confidence >= self._min_confidence
+            return answer if is_sure else answer._replace(label=UNKNOWN)
         return nobody(self._newest)._replace(
             face_id=track.face_id, box=track.box.clipped(*self._newest.size_px), label=UNKNOWN
         )

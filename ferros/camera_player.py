@@ -42,6 +42,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rclpy.utilities import remove_ros_args
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
 from ferros.encode import encode_colour
@@ -87,6 +88,10 @@ class PlayerConfig:
     stamps: str = 'auto'
     # The bag's topic to play; empty means the image topic with the most messages.
     bag_topic: str = ''
+    # How many times as fast as the source's own timing; a webcam has its own.
+    speed: float = 1.0
+    # Publish each image's stamp on /clock before it, for nodes with use_sim_time.
+    clock: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -98,6 +103,7 @@ class PlayerConfig:
         waited_for = self.wait_for_subscribers
         _expect('wait_for_subscribers', waited_for, waited_for >= 0, '0 or more')
         _expect('wait_timeout_s', self.wait_timeout_s, self.wait_timeout_s >= 0, '0 or more')
+        _expect('speed', self.speed, 0 < self.speed <= 100, 'above 0, at most 100')
         _expect('jpeg_quality', self.jpeg_quality, 1 <= self.jpeg_quality <= 100, '1 to 100')
 
 
@@ -169,6 +175,9 @@ class CameraPlayer(Node):
             topic,
             QoSProfile(depth=_DEPTH, reliability=reliability),
         )
+        self.clock: Any = (
+            self.create_publisher(Clock, '/clock', _DEPTH) if self.config.clock else None
+        )
         self._built_from: Any = None
         self._built: Any = None
 
@@ -189,6 +198,8 @@ class CameraPlayer(Node):
         if original_stamp_ns is not None and self.config.stamps != 'now':
             stamp = Time(nanoseconds=original_stamp_ns)
         message.header.stamp = stamp.to_msg()
+        if self.clock is not None:
+            self.clock.publish(Clock(clock=message.header.stamp))
         self.publisher.publish(message)
 
 
@@ -225,7 +236,7 @@ def play(
     start_s = time.monotonic()
     for frame in repeat(source, node.config.loop, node.config.max_seconds):
         message = node.build(frame)
-        due_s = start_s + frame.time_s
+        due_s = start_s + frame.time_s / node.config.speed
         if not source.live:
             _spin_until(executor, due_s, stop)
         if stop.is_set():

@@ -35,6 +35,14 @@ class DataLimit:
         self._left_bytes = BURST_S * limit_bytes_per_s
         self._filled_ns = now_ns
 
+    def change(self, limit_bytes_per_s: float, now_ns: int) -> None:
+        """Hold another limit from now on; what was overdrawn under the old one is still owed."""
+        self._fill(now_ns)
+        was_limited = math.isfinite(self._limit_bytes_per_s)
+        self._limit_bytes_per_s = limit_bytes_per_s
+        most_bytes = BURST_S * limit_bytes_per_s
+        self._left_bytes = min(self._left_bytes, most_bytes) if was_limited else most_bytes
+
     @property
     def limit_bytes_per_s(self) -> float:
         """Return the limit; inf where there is none."""
@@ -48,12 +56,16 @@ class DataLimit:
         """Return how long it is until more may be used; 0: now."""
         if math.isinf(self._limit_bytes_per_s):
             return 0
-        elapsed_s = max(0, now_ns - self._filled_ns) / 1e9
-        self._filled_ns = max(now_ns, self._filled_ns)
-        self._left_bytes = min(
-            BURST_S * self._limit_bytes_per_s,
-            self._left_bytes + elapsed_s * self._limit_bytes_per_s,
-        )
+        self._fill(now_ns)
         if self._left_bytes >= 0:
             return 0
         return math.ceil(-self._left_bytes / self._limit_bytes_per_s * 1e9)
+
+    def _fill(self, now_ns: int) -> None:
+        elapsed_s = max(0, now_ns - self._filled_ns) / 1e9
+        self._filled_ns = max(now_ns, self._filled_ns)
+        if math.isfinite(self._limit_bytes_per_s):
+            self._left_bytes = min(
+                BURST_S * self._limit_bytes_per_s,
+                self._left_bytes + elapsed_s * self._limit_bytes_per_s,
+            )

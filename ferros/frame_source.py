@@ -235,6 +235,22 @@ class BagSource:
         self._topic = topic or max(counts, key=lambda name: counts[name])
         self.description = f'bag {folder}, {self._topic}, {counts[self._topic]} images'
 
+    @property
+    def is_compressed(self) -> bool:
+        """Tell whether the topic holds sensor_msgs/CompressedImage."""
+        with self._open() as reader:
+            kinds = [item.msgtype for item in reader.connections if item.topic == self._topic]
+        return _COMPRESSED_TYPE in kinds
+
+    def stamps_ns(self) -> list[int]:
+        """Return the stamps of the topic's images in the order of recording, none decoded."""
+        with self._open() as reader:
+            chosen = [item for item in reader.connections if item.topic == self._topic]
+            return [
+                _stamp_ns(reader.deserialize(data, connection.msgtype).header)
+                for connection, _, data in reader.messages(connections=chosen)
+            ]
+
     def frames(self) -> Iterator[SourceFrame]:
         """Yield the topic's images; those that cannot be decoded are counted and left out."""
         with self._open() as reader:
@@ -274,10 +290,14 @@ class BagSource:
 
 def _from_message(message: Any, kind: str, time_s: float) -> SourceFrame:
     header = message.header
-    stamp_ns = header.stamp.sec * _NS_PER_S + header.stamp.nanosec
+    stamp_ns = _stamp_ns(header)
     if kind == _IMAGE_TYPE:
         return SourceFrame(time_s, decode(message), stamp_ns, header.frame_id)
     image = decode_compressed(message)
     return SourceFrame(
         time_s, image, stamp_ns, header.frame_id, message.format, bytes(message.data)
     )
+
+
+def _stamp_ns(header: Any) -> int:
+    return int(header.stamp.sec) * _NS_PER_S + int(header.stamp.nanosec)

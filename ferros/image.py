@@ -14,7 +14,8 @@
 """
 From a ROS image message to an array.
 
-`decode` reads raw messages, `decode_compressed` JPEG and PNG. Neither needs ROS: the fields of
+`decode` reads raw messages, `decode_compressed` JPEG and PNG, `decode_reduced` the luma of these,
+smaller where that will do. None needs ROS: the fields of
 sensor_msgs/Image and sensor_msgs/CompressedImage are read by name, whatever holds them. A message
 that cannot be an image raises `BadImage`, whose reason is one of `REASONS` and never anything
 else.
@@ -285,6 +286,67 @@ def decode_compressed(message: Message, max_pixels: int = MAX_PIXELS) -> Image:
         BadImage: the message is no image.
 
     """
+    data, kind, size_px = _open_compressed(message, max_pixels)
+    return _decompress(data, kind, size_px, cv2.IMREAD_ANYCOLOR)
+
+
+class Decoded(NamedTuple):
+    """The luma of an image that may have been decoded smaller than it is."""
+
+    # uint8 [height, width].
+    luma: Image
+    # How many times smaller luma is than the image, each way.
+    reduction: int
+    # Width and height of the image itself.
+    size_px: tuple[int, int]
+
+
+def decode_reduced(
+    message: Message, choose: Callable[[int, int], int], max_pixels: int = MAX_PIXELS
+) -> Decoded:
+    """
+    Return the luma of a sensor_msgs/CompressedImage, smaller than it is where that will do.
+
+    It is the luma that decode_compressed and a conversion would give, but the chroma is never
+    decoded, and of a JPEG that is wanted smaller only what the smaller one needs. A PNG has to be
+    decoded whole and stays whole. What is said of the size and of EXIF there holds here too.
+
+    choose: asked with the image's width and height for the reduction, 1, 2, 4 or 8. max_pixels: of
+    the image itself.
+
+    Raises:
+        BadImage: the message is no image.
+        ValueError: choose gave anything else.
+
+    """
+    data, kind, size_px = _open_compressed(message, max_pixels)
+    if data[:2].tobytes() != _JPEG_START:
+        image = _decompress(data, kind, size_px, cv2.IMREAD_ANYCOLOR)
+        return Decoded(
+            image if image.ndim == 2 else _to_bgr(image, cv2.COLOR_BGR2GRAY), 1, size_px
+        )
+    reduction = choose(*size_px)
+    if reduction not in _GREY:
+        raise ValueError(f'the reduction is {reduction!r}, expected one of 1, 2, 4, 8')
+    return Decoded(
+        _decompress(data, kind, size_px, _GREY[reduction], reduction), reduction, size_px
+    )
+
+
+# How OpenCV is asked for luma, by how many times smaller it is to be.
+_GREY: Final = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_JPEG_START: Final = b'\xff\xd8'
+
+
+def _open_compressed(
+    message: Message, max_pixels: int
+) -> tuple[NDArray[np.uint8], str, tuple[int, int]]:
+    """Return a message's data, its format and the width and height in the data's header."""
     data = _as_bytes(_field(message, 'data'))
     kind = str(_field(message, 'format'))
     if 'compressedDepth' in kind:
@@ -296,8 +358,16 @@ def decode_compressed(message: Message, max_pixels: int = MAX_PIXELS) -> Image:
         raise BadImage(
             'too_large', f'the image is {width}x{height}, the limit is {max_pixels} pixels'
         )
+    return data, kind, (width, height)
+
+
+def _decompress(
+    data: NDArray[np.uint8], kind: str, size_px: tuple[int, int], how: int, reduction: int = 1
+) -> Image:
+    # Rounded up, as libjpeg does.
+    width, height = (-(-length // reduction) for length in size_px)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(data, how | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as err:
         raise BadImage('not_an_image', f'{kind!r} of {data.size} bytes: {err}') from err
     # OpenCV answers with nothing where it cannot decode; its type stubs do not say so.
@@ -312,7 +382,7 @@ def _header_size(data: bytes, kind: str) -> tuple[int, int]:
         raise BadImage('zero_size', 'the message holds no data')
     if data.startswith(b'\x89PNG\r\n\x1a\n'):
         return _png_size(data)
-    if data.startswith(b'\xff\xd8'):
+    if data.startswith(_JPEG_START):
         return _jpeg_size(data)
     raise BadImage(
         'not_an_image',

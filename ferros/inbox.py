@@ -41,12 +41,18 @@ class Inbox:
     """
     A slot that holds the newest image only, and a few things beside it.
 
-    Whoever puts something in never waits; one thread takes. An image that a newer one replaces
-    before it was taken is counted as `image_superseded`.
+    Whoever puts something in never waits; one thread takes.
     """
 
-    def __init__(self, drops: Drops) -> None:
+    def __init__(self, drops: Drops, superseded: str = 'image_superseded') -> None:
+        """
+        Begin empty.
+
+        superseded: what an image is counted as that a newer one replaces before it was taken;
+        empty: nothing is lost with it.
+        """
         self._drops = drops
+        self._superseded = superseded
         self._changed = threading.Condition()
         self._closed = False
         self._message: Any = None
@@ -58,8 +64,8 @@ class Inbox:
     def put_image(self, message: Any, arrived_ns: int) -> None:
         """Hand over an image."""
         with self._changed:
-            if self._message is not None:
-                self._drops.count('image_superseded')
+            if self._message is not None and self._superseded:
+                self._drops.count(self._superseded)
             self._message, self._arrived_ns = message, arrived_ns
             self._changed.notify()
 

@@ -67,6 +67,10 @@ REFUSED_BACKOFF_S = 10.0
 SUGGESTION_NS = 2_000_000_000
 # A drained stream is left by then even where the server forgets to end it.
 DRAIN_TIMEOUT_NS = 5_000_000_000
+# One that another address or other credentials end, by then: the answers in flight are not worth
+# more.
+LEAVE_TIMEOUT_NS = 1_000_000_000
+ASKED_TO_CONNECT_ANEW = 'the server asked this robot to connect anew'
 # How soon and how late a robot comes back that a draining server sent away.
 RECONNECT_S = (0.05, 10.0)
 
@@ -77,6 +81,10 @@ class LinkState(Enum):
     STOPPED = 'stopped'
     CONNECTING = 'connecting'
     CONNECTED = 'connected'
+    # The stream ends as planned: the server asked for it, or the address was changed. What is in
+    # flight is still answered, then the robot connects anew by itself.
+    DRAINING = 'draining'
+    # The connection failed or was lost; the next attempt follows.
     WAITING = 'waiting'
 
 
@@ -94,6 +102,10 @@ class LinkReport(NamedTuple):
     budget_bytes_per_s: float
     # What is sent of each face, the primary first; None before the first frame.
     plan: Plan | None
+    # The side that the server's model can use, by the newest Welcome; 0: not known.
+    input_size_px: int = 0
+    # The time between two frames sent of the primary face; None: nothing is sent.
+    interval_ns: int | None = None
 
 
 class _RefusedError(Exception):
@@ -110,12 +122,17 @@ class _Ending(NamedTuple):
     is_refusal: bool = False
     # No server has read the Hello.
     is_unheard: bool = False
+    # The robot left because it was asked to.
+    is_planned: bool = False
 
 
 class _Stream:
     """The state of one connection; lives from Hello until it ends."""
 
-    def __init__(self, started_ns: int) -> None:
+    def __init__(self, config: RobotConfig, move: int, started_ns: int) -> None:
+        # What it is made with, and how often the link had been sent elsewhere by then.
+        self.config = config
+        self.move = move
         self.started_ns = started_ns
         self.welcome: wire.Welcome | None = None
         self.welcomed_ns = started_ns
@@ -125,6 +142,8 @@ class _Stream:
         # The server said Drain: no frame leaves any more, those in flight are still answered.
         self.draining_ns: int | None = None
         self.reconnect_after_ms = 0
+        # The link was sent elsewhere: the same, and it is over soon.
+        self.leaving_ns: int | None = None
         self.served = False
         self.error: Exception | None = None
 
@@ -180,6 +199,9 @@ class Link:
         self._state = LinkState.STOPPED
         self._detail = ''
         self._model = ''
+        self._input_size_px = 0
+        # How often the link was sent to another server, or with other credentials.
+        self._moves = 0
         self._sent_frames = 0
         self._answered_frames = 0
         self._stopping = False
@@ -210,11 +232,32 @@ class Link:
         if self._trace is not None:
             self._trace.close()
 
+    def reconfigure(self, config: RobotConfig) -> None:
+        """
+        Take over parameters while the link runs, or before it does.
+
+        Pins and data limits hold from the next face on; what is known of the path stays known.
+        With another address or other credentials the stream is ended, the answers in flight are
+        taken for a second at most, and the new server is connected at once. What cannot change
+        while the node runs is not looked at.
+
+        Raises:
+            AccessError: a file of the TLS or token parameters cannot be used; nothing changed.
+
+        """
+        if _target(config) != _target(self._config):
+            read_access(config)
+        with self._changed:
+            self._moves += _target(config) != _target(self._config)
+            self._config = config
+            self._sender.configure(config, self._clock_ns())
+            self._changed.notify_all()
+
     def offer(self, faces: Sequence[OfferedFace]) -> None:
         """Hand over the faces of one camera image; those not sent in time are replaced."""
         with self._changed:
             # While it is being connected, too: they leave right behind the Hello.
-            if self._stream is None:
+            if self._stream is None or self._is_ending(self._stream):
                 if faces:
                     self._drops.count('not_connected', len(faces))
                 return
@@ -234,6 +277,8 @@ class Link:
                 bandwidth=self._sender.bandwidth(now_ns),
                 budget_bytes_per_s=self._sender.budget_bytes_per_s,
                 plan=self._sender.plan,
+                input_size_px=self._input_size_px,
+                interval_ns=self._sender.interval_ns,
             )
 
     def _new_trace(self) -> Trace | None:
@@ -244,24 +289,50 @@ class Link:
     def _run(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while not self._stopping:
-            self._set_state(LinkState.CONNECTING, f'connecting to {self._config.server_address}')
-            stream = _Stream(self._clock_ns())
+            with self._changed:
+                stream = _Stream(self._config, self._moves, self._clock_ns())
+            self._set_state(LinkState.CONNECTING, f'connecting to {stream.config.server_address}')
             ending = self._serve(stream)
             self._end(stream, ending)
             is_proven = stream.is_proven(self._clock_ns())
             if is_proven:
                 backoff_s = FIRST_BACKOFF_S
             if not self._stopping:
-                self._set_state(LinkState.WAITING, ending.detail)
+                state = LinkState.DRAINING if ending.is_planned else LinkState.WAITING
                 pause_s = _pause_s(ending, is_proven, backoff_s) * random.uniform(0.8, 1.2)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopping, pause_s)
-                if ending.asked_s is None:
+                again = f', in {pause_s:.1f} s' if ending.is_planned and pause_s else ''
+                self._set_state(state, ending.detail + again)
+                if self._pause(stream, pause_s):
+                    backoff_s = FIRST_BACKOFF_S
+                elif ending.asked_s is None:
                     backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
         self._set_state(LinkState.STOPPED, '')
 
+    def _pause(self, stream: _Stream, pause_s: float) -> bool:
+        """Wait before the next attempt; return whether that one is to go elsewhere."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._is_left(stream), pause_s)
+            return self._is_left(stream)
+
+    def _is_left(self, stream: _Stream) -> bool:
+        """Tell whether the link is to go elsewhere than a stream does."""
+        return self._moves != stream.move
+
+    def _is_ending(self, stream: _Stream) -> bool:
+        """Tell whether no frame is to leave in a stream any more."""
+        return stream.ended or stream.draining_ns is not None or self._is_left(stream)
+
     def _serve(self, stream: _Stream) -> _Ending:
         """Serve one stream; return how it ended."""
+        ending = self._attempt(stream)
+        if not self._is_left(stream):
+            return ending
+        return ending._replace(
+            detail=_on_the_way_to(self._config), asked_s=0.0, is_refusal=False, is_planned=True
+        )
+
+    def _attempt(self, stream: _Stream) -> _Ending:
+        """Serve one stream; return how it ended by itself."""
         try:
             self._connect(stream)
         except _RefusedError as error:
@@ -272,7 +343,7 @@ class Link:
             if not is_away or stream.draining_ns is None:
                 asked_s = pushback_s(error)
                 return _Ending(
-                    describe(error, self._config), asked_s, is_refusal(error),
+                    describe(error, stream.config), asked_s, is_refusal(error),
                     is_unheard=is_away or asked_s is not None,
                 )
         except (AccessError, TimeoutError) as error:
@@ -286,11 +357,11 @@ class Link:
         if not stream.is_proven(self._clock_ns()):
             least_s = FIRST_BACKOFF_S
         asked_s = min(max(stream.reconnect_after_ms / 1000, least_s), most_s)
-        return _Ending('the server asked this robot to connect anew', asked_s)
+        return _Ending(ASKED_TO_CONNECT_ANEW, asked_s, is_planned=True)
 
     def _connect(self, stream: _Stream) -> None:
         """Serve one stream until it ends; raises what ended it."""
-        access = read_access(self._config)
+        access = read_access(stream.config)
         channel = access.open()
         call: Any = None
         try:
@@ -316,26 +387,44 @@ class Link:
 
     def _supervise(self, stream: _Stream) -> None:
         """Return when the stream ended; raises where the server keeps us waiting."""
-        timeout_ms = self._config.connect_timeout_ms
-        with self._changed:
-            while not self._changed.wait_for(
-                lambda: stream.ended or self._stopping, STATE_INTERVAL_NS / 1e9
-            ):
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: stream.ended
+                    or self._stopping
+                    or (self._is_left(stream) and stream.leaving_ns is None),
+                    STATE_INTERVAL_NS / 1e9,
+                )
                 now_ns = self._clock_ns()
-                self._trace_state(now_ns)
-                if stream.welcome is None and now_ns - stream.started_ns > timeout_ms * 1_000_000:
-                    raise TimeoutError(
-                        f'no Welcome from {self._config.server_address} within {timeout_ms} ms'
-                    )
-                oldest_ns = self._sender.oldest_sent_ns()
-                if oldest_ns is not None and now_ns - oldest_ns > ANSWER_TIMEOUT_NS:
-                    raise TimeoutError(f'no answer for {ANSWER_TIMEOUT_NS // 1_000_000_000} s')
-                if (
-                    oldest_ns is None
-                    and stream.draining_ns is not None
-                    and now_ns - stream.draining_ns > DRAIN_TIMEOUT_NS
-                ):
+                if stream.ended or self._stopping or self._is_over(stream, now_ns):
                     return
+                leaves_now = self._is_left(stream) and stream.leaving_ns is None
+                if leaves_now:
+                    stream.leaving_ns = now_ns
+            # Whoever is told may ask the link something, so it holds nothing then.
+            if leaves_now:
+                self._set_state(LinkState.DRAINING, _on_the_way_to(self._config))
+
+    def _is_over(self, stream: _Stream, now_ns: int) -> bool:
+        """Tell whether a stream is to be left now; raises where the server keeps us waiting."""
+        self._trace_state(now_ns)
+        if self._is_left(stream) and stream.welcome is None:
+            return True
+        if stream.leaving_ns is not None:
+            return now_ns - stream.leaving_ns > LEAVE_TIMEOUT_NS
+        timeout_ms = self._config.connect_timeout_ms
+        if stream.welcome is None and now_ns - stream.started_ns > timeout_ms * 1_000_000:
+            raise TimeoutError(
+                f'no Welcome from {stream.config.server_address} within {timeout_ms} ms'
+            )
+        oldest_ns = self._sender.oldest_sent_ns()
+        if oldest_ns is not None and now_ns - oldest_ns > ANSWER_TIMEOUT_NS:
+            raise TimeoutError(f'no answer for {ANSWER_TIMEOUT_NS // 1_000_000_000} s')
+        return (
+            oldest_ns is None
+            and stream.draining_ns is not None
+            and now_ns - stream.draining_ns > DRAIN_TIMEOUT_NS
+        )
 
     def _end(self, stream: _Stream, ending: _Ending) -> None:
         with self._changed:
@@ -350,8 +439,14 @@ class Link:
                 self._drops.count('unanswered', lost)
             self._changed.notify_all()
 
-    def _set_state(self, state: LinkState, detail: str) -> None:
+    def _set_state(
+        self, state: LinkState, detail: str, stream: _Stream | None = None
+    ) -> None:
+        """Note and tell how the link stands; stream: only if that one has not ended."""
         with self._changed:
+            is_known = (state, detail) == (self._state, self._detail)
+            if is_known or (stream is not None and stream is not self._stream):
+                return
             self._state, self._detail = state, detail
             self._changed.notify_all()
         if self._trace is not None:
@@ -361,7 +456,7 @@ class Link:
     # -- sending: runs on a thread of gRPC -------------------------------------------------------
 
     def _requests(self, stream: _Stream) -> Iterator[wire.RecognizeRequest]:
-        yield hello(self._config, stream.resume_state)
+        yield hello(stream.config, stream.resume_state)
         while (ready := self._next(stream)) is not None:
             request = self._request(stream, ready)
             if request is not None:
@@ -370,7 +465,7 @@ class Link:
     def _next(self, stream: _Stream) -> Ready | None:
         """Wait for the next face to send; None: no more are sent in this stream."""
         with self._changed:
-            while not (stream.ended or stream.draining_ns is not None or self._stopping):
+            while not (self._is_ending(stream) or self._stopping):
                 now_ns = self._clock_ns()
                 if not stream.may_send:
                     self._changed.wait()
@@ -460,9 +555,12 @@ class Link:
             self._sender.welcome(terms, self._grid(welcome))
             stream.welcome, stream.welcomed_ns = welcome, self._clock_ns()
             self._model = welcome.model
+            self._input_size_px = welcome.input_size_px
             if stream.resume_state:
                 self._resume.welcomed(welcome.resumed)
-        self._set_state(LinkState.CONNECTED, '')
+            if self._is_left(stream):
+                return
+        self._set_state(LinkState.CONNECTED, '', stream)
 
     def _grid(self, welcome: wire.Welcome) -> tuple[GridPoint, ...]:
         """Return the accuracy grid of the server's model; none: the robot's own has to do."""
@@ -487,6 +585,8 @@ class Link:
                 )
                 self._resume.keep(drain.sealed_state, rate_bytes_per_s, now_ns)
             self._changed.notify_all()
+        if not self._is_left(stream):
+            self._set_state(LinkState.DRAINING, ASKED_TO_CONNECT_ANEW, stream)
 
     def _on_wire_answer(
         self, stream: _Stream, welcome: wire.Welcome, answer: wire.Answer
@@ -528,6 +628,18 @@ class Link:
             self._log.warning(
                 'the server answered %s: %s', reason, answer.detail[:LONGEST_DETAIL]
             )
+
+
+def _target(config: RobotConfig) -> tuple[object, ...]:
+    """Return what decides which server is talked to, and how."""
+    return (
+        config.server_address, config.insecure, config.tls_ca_file, config.tls_cert_file,
+        config.tls_key_file, config.token_file,
+    )
+
+
+def _on_the_way_to(config: RobotConfig) -> str:
+    return f'leaving for {config.server_address}'
 
 
 def hello(config: RobotConfig, resume_state: bytes = b'') -> wire.RecognizeRequest:

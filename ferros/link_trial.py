@@ -178,5 +178,3 @@ def _flush(link: Link) -> None:
     deadline_s = time.monotonic() + _FLUSH_S
     while link.report().bandwidth.in_flight_bytes and time.monotonic() < deadline_s:
         time.sleep(0.01)
-
-

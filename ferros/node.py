@@ -15,17 +15,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
+import gc
 import logging
-import math
 import signal
-import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 try:
@@ -36,30 +35,39 @@ except ImportError as error:
         '`ln -s ferros/ferros_msgs src/ferros_msgs`, build with colcon and source '
         'install/setup.bash'
     ) from error
+import cv2
 import rclpy
-from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
-from rclpy.time import Time
-from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from sensor_msgs.msg import CompressedImage, Image
 
-from ferros.answers import Answers
+from ferros.annotate import AnnotatedRate
+from ferros.answers import Publication
 from ferros.channel import read_access
-from ferros.config import Parameter, RobotConfig
-from ferros.detect import DetectorError, make_detector
-from ferros.diagnostics import CameraReport, diagnose
+from ferros.config import RobotConfig
+from ferros.detect import DetectorError
+from ferros.diagnostics import diagnose
 from ferros.drops import Drops
-from ferros.image import BadImage, decode, decode_compressed
-from ferros.link import Link, LinkState
-from ferros.perception import Perception
-from ferros.track import Tracker
-from ferros.types import CameraFrame, Observation, OfferedFace, Track
+from ferros.health import NodeReport
+from ferros.local_model import LocalModelError
+from ferros.messages import (
+    by_cv_bridge,
+    compressed_image_message,
+    emotion_message,
+    faces_message,
+    image_message,
+)
+from ferros.parameters import Parameters
+from ferros.pipeline import Processed, in_colour
+from ferros.rep155 import ExpressionPublisher, Rep155Publisher, require_hri_msgs
+from ferros.rep155_faces import Rep155Faces
+from ferros.rep155_scene import Scene
+from ferros.worker import Log, Models, Worker, load_models
 
 # Images: the newest counts. Best effort hears reliable publishers too; qos_overrides change it.
 IMAGE_QOS = QoSProfile(
@@ -92,7 +100,7 @@ def reported(transition: Transition) -> Transition:
     def wrapper(self: EmotionNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
-        except (ValueError, OSError, DetectorError) as error:
+        except (ValueError, OSError, DetectorError, LocalModelError) as error:
             self.get_logger().error(f'{transition.__name__}: {error}')
         except Exception as error:
             self.get_logger().error(f'{transition.__name__} failed: {error!r}')
@@ -102,66 +110,110 @@ def reported(transition: Transition) -> Transition:
     return wrapper
 
 
+def _answered(
+    change_state: Callable[[Any, Any], Any], warn: Callable[[str], object]
+) -> Callable[[Any, Any], Any]:
+    """Refuse a transition that the state does not have; rclpy would raise and end the node."""
+
+    def wrapper(request: Any, response: Any) -> Any:
+        try:
+            return change_state(request, response)
+        except RuntimeError as error:
+            # RCLError, which has no public name.
+            warn(f'a transition was refused: {error}')
+            response.success = False
+            return response
+
+    return wrapper
+
+
 class EmotionNode(LifecycleNode):
     """
-    Subscribes to a camera, has its faces read by the server, publishes the emotions.
+    Subscribes to a camera, has its faces read, publishes the emotions.
 
     The executor's thread only stores the newest image. One worker thread decodes, detects,
-    tracks and publishes; the link has threads of its own, whose answers the worker collects.
+    follows and publishes; the link, and the model on the robot, have threads of their own, whose
+    answers the worker collects.
     """
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__('emotion_node', **node_arguments)
-        self.declare_parameter(
-            'autostart',
-            True,
-            ParameterDescriptor(
-                description='configure and activate without being told to', read_only=True
-            ),
-        )
-        for item in fields(RobotConfig):
-            description = _descriptor(item.default, item.metadata['parameter'])
-            self.declare_parameter(item.name, item.default, description)
-        self._active = False
+        change_state = self._service_change_state
+        change_state.callback = _answered(change_state.callback, self.get_logger().warning)
+        # Not `_parameters`: rclpy has that.
+        self._settings = Parameters(self, self._on_parameters)
+        # From configure to cleanup.
+        self._config: RobotConfig | None = None
+        self._models: Models | None = None
+        self._drops = Drops()
+        self._advertised = contextlib.ExitStack()
+        # From activate to deactivate.
+        self._worker: Worker | None = None
+        self._rep155: Rep155Publisher | None = None
+        self._expressions: ExpressionPublisher | None = None
+        self._scenes: Rep155Faces | None = None
+        self._begun = contextlib.ExitStack()
+        self._source_topic = ''
+        self._previous_report: NodeReport | None = None
+        self._namesakes = 1
+        self._drawn = AnnotatedRate()
 
     @property
     def autostart(self) -> bool:
         """Tell whether the node is to configure and activate itself."""
-        return bool(self.get_parameter('autostart').value)
+        return self._settings.autostart
+
+    @property
+    def processed_images(self) -> int:
+        """Return how many images were looked at since the node is active."""
+        return 0 if self._worker is None else self._worker.processed_images
 
     # -- the lifecycle ---------------------------------------------------------------------------
 
     @reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Check the parameters and load what detects faces."""
-        values = {f.name: self.get_parameter(f.name).value for f in fields(RobotConfig)}
-        self._config = RobotConfig(**values)
+        """Check the parameters and load the models."""
+        config = self._settings.read()
         # The link reads them at each attempt; what is wrong now should not wait for that.
-        read_access(self._config)
+        read_access(config)
+        if config.publish_rep155 or config.faces_from == 'rep155':
+            require_hri_msgs()
+        self._models = load_models(config)
         self._drops = Drops()
-        self._perception = Perception(
-            make_detector(
-                self._config.detector,
-                cascade_file=self._config.cascade_file,
-                model_file=self._config.detector_model,
-            ),
-            Tracker(),
-        )
-        self._answers = Answers(
-            self._config.publish_rate_hz, self._config.max_age_ms * 1_000_000, self._drops
-        )
-        self._emotion_publisher = self.create_publisher(Emotion, 'emotion', EMOTION_QOS)
-        self._faces_publisher = self.create_publisher(EmotionArray, 'emotion/faces', EMOTION_QOS)
-        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        try:
+            self._advertise()
+        except BaseException:
+            self._release()
+            raise
+        self._config = config
         return TransitionCallbackReturn.SUCCESS
+
+    def _advertise(self) -> None:
+        self._emotion_publisher = self._publisher(Emotion, 'emotion', EMOTION_QOS)
+        self._faces_publisher = self._publisher(EmotionArray, 'emotion/faces', EMOTION_QOS)
+        self._diagnostics_publisher = self._publisher(DiagnosticArray, '/diagnostics', 10)
+        self._annotated_publisher = self._publisher(Image, 'emotion/annotated', 1)
+        # image_transport's convention: the suffix follows the name after remapping.
+        name = f'{self.resolve_topic_name("emotion/annotated")}/compressed'
+        self._annotated_jpeg_publisher = self._publisher(CompressedImage, name, 1)
+
+    def _publisher(self, kind: type, topic: str, qos: QoSProfile | int) -> Any:
+        publisher = self.create_publisher(kind, topic, qos)
+        self._advertised.callback(self.destroy_publisher, publisher)
+        return publisher
+
+    def _release(self) -> None:
+        self._config = self._models = None
+        self._advertised.close()
+        # The parts of a worker refer to each other, and hold the models until they are collected.
+        gc.collect()
 
     @reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the camera and connect to the server."""
-        self._begin_work()
         try:
-            self._subscribe()
-        except Exception:
+            self._begin_work()
+        except BaseException:
             self._end_work()
             raise
         return super().on_activate(state)
@@ -196,278 +248,175 @@ class EmotionNode(LifecycleNode):
         self._release()
 
     def _begin_work(self) -> None:
-        self._wake = threading.Condition()
-        self._message: tuple[Any, int] | None = None
-        self._arrived: list[Observation] = []
-        self._reset_wanted = ''
-        self._images = 0
-        self._last_image_ns: int | None = None
-        self._reported_ns = time.monotonic_ns()
-        self._processing_ms: list[float] = []
-        self._faces = 0
-        self._link_complaint = ''
-        self._link = Link(self._config, self._drops, self._on_answer, self._on_link_change)
-        self._active = True
-        self._link.start()
-        self._worker = threading.Thread(target=self._work, name='ferros-worker', daemon=True)
+        assert self._config is not None and self._models is not None
+        config = self._config
+        self._previous_report = None
+        log = Log(self.get_logger().info, self.get_logger().warning, self.get_logger().error)
+        self._worker = Worker(
+            config, self._models, self._drops, self._publish, self._show, by_cv_bridge, log
+        )
+        # Begun one after the other, and ended in the opposite order, as far as it came.
+        self._begun.callback(self._worker.stop)
+        prefix = config.rep155_prefix
+        if config.publish_rep155:
+            self._rep155 = Rep155Publisher(self, prefix, self._drops)
+            self._begun.callback(self._rep155.close)
+        elif config.faces_from == 'rep155':
+            self._expressions = ExpressionPublisher(self, prefix, self._drops)
+            self._begun.callback(self._expressions.close)
         self._worker.start()
+        self._source_topic = self._listen(config)
+        self._watch_clocks()
+        self.get_logger().info(
+            f'reading faces on {self._source_topic}, asking {config.server_address}'
+        )
 
-    def _subscribe(self) -> None:
+    def _listen(self, config: RobotConfig) -> str:
+        """Subscribe to what the faces come from; return the topic."""
+        if config.faces_from == 'rep155':
+            prefix = config.rep155_prefix
+            self._scenes = Rep155Faces(
+                self, prefix, self._on_scene, self._drops, config.max_faces
+            )
+            self._begun.callback(self._scenes.close)
+            return f'{prefix}/faces/tracked'
         topic, kind = 'image', Image
-        if self._config.image_transport == 'compressed':
+        if config.image_transport == 'compressed':
             # image_transport's convention: the suffix follows the name after remapping.
             topic, kind = f'{self.resolve_topic_name("image")}/compressed', CompressedImage
-        self._subscription = self.create_subscription(
+        subscription = self.create_subscription(
             kind,
             topic,
             self._on_image,
             IMAGE_QOS,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
-        self._diagnostics_timer = self.create_timer(
+        self._begun.callback(self.destroy_subscription, subscription)
+        return str(subscription.topic_name)
+
+    def _watch_clocks(self) -> None:
+        timer = self.create_timer(
             DIAGNOSTICS_PERIOD_S, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._jump_handle = self.get_clock().create_jump_callback(
+        self._begun.callback(self.destroy_timer, timer)
+        jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=rclpy.duration.Duration(nanoseconds=-1)),
             post_callback=self._on_clock_jump,
         )
-        self.get_logger().info(
-            f'reading faces on {self._subscription.topic_name}, '
-            f'asking {self._config.server_address}'
-        )
+        self._begun.callback(jumps.unregister)
 
     def _end_work(self) -> None:
-        if not self._active:
-            return
-        self._active = False
-        with self._wake:
-            self._wake.notify_all()
-        self._link.stop()
-        self._worker.join()
-        if hasattr(self, '_jump_handle'):
-            self._jump_handle.unregister()
-            self.destroy_timer(self._diagnostics_timer)
-            self.destroy_subscription(self._subscription)
-            del self._jump_handle, self._diagnostics_timer, self._subscription
-
-    def _release(self) -> None:
-        for name in ('_emotion_publisher', '_faces_publisher', '_diagnostics_publisher'):
-            if hasattr(self, name):
-                self.destroy_publisher(getattr(self, name))
-                delattr(self, name)
-        for name in ('_perception', '_answers'):
-            if hasattr(self, name):
-                delattr(self, name)
+        self._begun.close()
+        self._worker = None
+        self._rep155 = self._expressions = self._scenes = None
 
     # -- callbacks of the executor: they only store ----------------------------------------------
 
     def _on_image(self, message: Any) -> None:
-        arrived_ns = time.monotonic_ns()
-        with self._wake:
-            self._images += 1
-            self._last_image_ns = arrived_ns
-            if self._message is not None:
-                self._drops.count('image_superseded')
-            self._message = (message, arrived_ns)
-            self._wake.notify()
+        if self._worker is not None:
+            self._worker.put_image(message, time.monotonic_ns())
+
+    def _on_scene(self, scene: Scene) -> None:
+        if self._worker is not None:
+            self._worker.put_image(scene, scene.captured_ns)
+
+    def _on_parameters(self, config: RobotConfig) -> None:
+        if self._config is None:
+            return
+        self._config = config
+        if self._worker is not None:
+            self._worker.reconfigure(config)
+        if self._scenes is not None:
+            self._scenes.max_faces = config.max_faces
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
-        with self._wake:
-            self._reset_wanted = 'the ROS clock was set back'
+        if self._worker is not None:
+            self._worker.reset('the ROS clock was set back')
 
     def _diagnose(self) -> None:
-        now_ns = time.monotonic_ns()
-        with self._wake:
-            elapsed_s = max((now_ns - self._reported_ns) / 1e9, 1e-3)
-            silent_s = (
-                math.nan if self._last_image_ns is None else (now_ns - self._last_image_ns) / 1e9
-            )
-            camera = CameraReport(
-                topic=self._subscription.topic_name,
-                rate_hz=self._images / elapsed_s,
-                silent_s=silent_s,
-                processing_ms=statistics.median(self._processing_ms or [math.nan]),
-                faces=self._faces,
-            )
-            self._images, self._reported_ns = 0, now_ns
-            self._processing_ms.clear()
-        stamp = self.get_clock().now()
+        if self._worker is None:
+            return
+        report = NodeReport(
+            time.monotonic_ns(),
+            *self._worker.report(self._source_topic),
+            drops=self._drops.counts(),
+            rep155=None if self._rep155 is None else self._rep155.conflict,
+        )
         name = self.get_fully_qualified_name()
+        stamp = self.get_clock().now()
         self._diagnostics_publisher.publish(
-            diagnose(name, stamp, camera, self._link.report(), self._drops.counts())
+            diagnose(name, stamp, report, self._previous_report)
         )
+        self._previous_report = report
+        self._complain_of_namesakes(name)
 
-    # -- callbacks of the link: they only store --------------------------------------------------
-
-    def _on_answer(self, answer: Observation) -> None:
-        with self._wake:
-            self._arrived.append(answer)
-            self._wake.notify()
-
-    def _on_link_change(self, state: LinkState, detail: str) -> None:
-        if state is LinkState.CONNECTED:
-            self.get_logger().info(f'connected to the server, {self._link.report().model}')
-            self._link_complaint = ''
-        elif state is LinkState.WAITING and detail != self._link_complaint:
-            # Said once for each reason, not at every attempt.
-            self._link_complaint = detail
-            self.get_logger().warning(f'no server, faces are `unknown` meanwhile: {detail}')
-
-    # -- the worker ------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while self._active:
-            try:
-                self._work_once()
-            except Exception as error:
-                # One bad image must not end the node; the traceback shows where it went wrong.
-                if self._drops.count('worker_error'):
-                    self.get_logger().error(f'an image failed: {error!r}')
-                    logging.getLogger('ferros.node').exception('an image failed')
-
-    def _work_once(self) -> None:
-        with self._wake:
-            wait_ns = self._answers.wait_ns(time.monotonic_ns())
-            self._wake.wait_for(
-                lambda: self._message or self._arrived or not self._active,
-                None if wait_ns is None else wait_ns / 1e9,
+    def _complain_of_namesakes(self, name: str) -> None:
+        """Say it when another node has this one's name: services would go to either."""
+        whoever = self.get_node_names_and_namespaces()
+        namesakes = whoever.count((self.get_name(), self.get_namespace()))
+        if namesakes > self._namesakes:
+            self.get_logger().error(
+                f'{namesakes} nodes are called {name}: rename one with `-r __node:=` or '
+                '`-r __ns:=`'
             )
-            message, self._message = self._message, None
-            answers, self._arrived = self._arrived, []
-            reset_wanted, self._reset_wanted = self._reset_wanted, ''
-        if reset_wanted:
-            self._perception.reset()
-            self._forget(reset_wanted)
-        for answer in answers:
-            self._answers.on_answer(answer)
-        if message is not None:
-            self._process(*message)
-        self._publish()
+        self._namesakes = max(1, namesakes)
 
-    def _process(self, message: Any, arrived_ns: int) -> None:
-        started_ns = time.monotonic_ns()
-        frame = self._decode(message, arrived_ns)
-        if frame is None:
-            return
-        tracks = self._perception.process(frame)
-        if tracks is None:
-            if self._drops.count('time_backwards'):
-                self.get_logger().warning(
-                    'an image was dropped: its stamp is not after the one before'
-                )
-            return
-        if self._perception.jumped:
-            self._forget(self._perception.jumped)
-        self._answers.on_image(frame, tracks, time.monotonic_ns())
-        faces = _by_importance(tracks, self._answers.primary_id, frame)
-        self._link.offer(faces[: self._config.max_faces])
-        with self._wake:
-            self._faces = len(tracks)
-            self._processing_ms.append((time.monotonic_ns() - started_ns) / 1e6)
+    # -- callbacks of the worker: they publish ---------------------------------------------------
 
-    def _decode(self, message: Any, arrived_ns: int) -> CameraFrame | None:
-        """Return the image, or None where it cannot be read, which is counted and said once."""
-        try:
-            if self._config.image_transport == 'compressed':
-                image = decode_compressed(message)
-            else:
-                image = decode(message, _by_cv_bridge)
-        except BadImage as error:
-            if self._drops.count(f'image_{error.reason}'):
-                self.get_logger().warning(f'an image was dropped: {error}')
-            return None
-        stamp = message.header.stamp
-        return CameraFrame(
-            image, stamp.sec * 1_000_000_000 + stamp.nanosec, arrived_ns, message.header.frame_id
-        )
-
-    def _forget(self, why: str) -> None:
-        self.get_logger().warning(f'starting afresh: {why}')
-        self._drops.count('restarted')
-        self._answers.reset()
-
-    def _publish(self) -> None:
-        publication = self._answers.due(time.monotonic_ns())
-        if publication is None or not self._active:
-            return
+    def _publish(self, publication: Publication) -> None:
         now_ns = time.monotonic_ns()
+        has_roi = self._scenes is None
         if publication.emotion is not None:
-            self._emotion_publisher.publish(_emotion(publication.emotion, now_ns))
-        if publication.faces is not None:
-            array = EmotionArray()
-            array.header.stamp = Time(nanoseconds=publication.newest.stamp_ns).to_msg()
-            array.header.frame_id = publication.newest.frame_id
-            array.faces = [_emotion(face, now_ns) for face in publication.faces]
-            self._faces_publisher.publish(array)
+            emotion = emotion_message(publication.emotion, now_ns, has_roi)
+            self._emotion_publisher.publish(emotion)
+        if publication.faces is None:
+            return
+        faces = faces_message(publication.faces, publication.newest, now_ns, has_roi)
+        self._faces_publisher.publish(faces)
+        expressions = self._rep155 or self._expressions
+        if expressions is not None:
+            for face in publication.faces:
+                expressions.express(face)
 
+    def _show(self, processed: Processed) -> None:
+        if self._rep155 is not None:
+            self._rep155.publish(
+                processed.frame,
+                processed.tracks,
+                lambda: in_colour(processed.message, by_cv_bridge),
+            )
+        if self._expressions is not None:
+            self._expressions.keep(track.face_id for track in processed.tracks)
+        if self._scenes is None:
+            self._draw(processed)
 
-def _by_cv_bridge(message: Any) -> Any:
-    """Read an image of an encoding that ferros does not know itself."""
-    # Imported only when it is needed: on some machines it breaks the import of numpy 2.
-    from cv_bridge import CvBridge
-
-    return CvBridge().imgmsg_to_cv2(message, 'bgr8')
-
-
-def _descriptor(default: Any, rule: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=rule.description, read_only=True)
-    if rule.choices:
-        descriptor.additional_constraints = f'one of {", ".join(rule.choices)}'
-    if rule.unset is not None:
-        # A range of ROS has no hole, so the check is RobotConfig's.
-        descriptor.additional_constraints = (
-            f'{rule.unset:g} or {rule.minimum:g} to {rule.maximum:g}'
-        )
-    elif rule.minimum is not None and rule.maximum is not None:
-        if isinstance(default, int):
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(rule.minimum), to_value=int(rule.maximum), step=1)
-            ]
-        else:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=rule.minimum, to_value=rule.maximum, step=0.0)
-            ]
-    return descriptor
-
-
-def _by_importance(
-    tracks: list[Track], primary_id: str | None, frame: CameraFrame
-) -> list[OfferedFace]:
-    """Return the faces that this very image shows, the primary first, then by size."""
-    seen = [track for track in tracks if track.seen_ns == frame.stamp_ns]
-    seen.sort(key=lambda track: (track.face_id != primary_id, -track.box.area_px))
-    return [OfferedFace(track.face_id, track.box, frame) for track in seen]
-
-
-def _emotion(observation: Observation, now_ns: int) -> Emotion:
-    """Return the message for an observation published at now_ns (monotonic)."""
-    message = Emotion()
-    message.header.stamp = Time(nanoseconds=observation.stamp_ns).to_msg()
-    message.header.frame_id = observation.frame_id
-    message.face_detected = bool(observation.face_id)
-    message.face_id = observation.face_id
-    message.label = observation.label
-    message.confidence = observation.confidence
-    message.labels = list(observation.labels)
-    message.probabilities = list(observation.probabilities)
-    message.valence = observation.valence
-    message.arousal = observation.arousal
-    x, y, width, height = (int(value) for value in observation.box)
-    message.roi = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
-    message.source = int(observation.source)
-    age_ns = max(0, now_ns - observation.captured_ns)
-    message.age = Duration(sec=age_ns // 1_000_000_000, nanosec=age_ns % 1_000_000_000)
-    message.model = observation.model[:64]
-    return message
+    def _draw(self, processed: Processed) -> None:
+        """Publish the image with its faces marked, if somebody looks."""
+        assert self._config is not None and self._worker is not None
+        raw = self._annotated_publisher.get_subscription_count()
+        compressed = self._annotated_jpeg_publisher.get_subscription_count()
+        rate_hz = self._config.annotated_rate_hz
+        if not self._drawn.wants(raw + compressed, time.monotonic_ns(), rate_hz):
+            return
+        image = self._worker.annotated(processed)
+        header = processed.message.header
+        if raw:
+            self._annotated_publisher.publish(image_message(image, header))
+        if compressed:
+            self._annotated_jpeg_publisher.publish(compressed_image_message(image, header))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until it is told to stop; return the exit code."""
+    # A crash in one of the libraries says where.
+    faulthandler.enable()
     # rclpy's own handlers would end the context under the worker that still publishes.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, lambda *_: stop.set())
+    # Several threads see and read here; each has one core to itself at most.
+    cv2.setNumThreads(1)
     try:
         node = EmotionNode()
     except Exception as error:
@@ -478,8 +427,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(node, stop)
     finally:
+        # Python gives up its own handlers at the end: another Ctrl-C would then kill the node.
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_IGN)
         node.destroy_node()
         rclpy.try_shutdown()
+        _await_threads()
+
+
+def _await_threads() -> None:
+    """Let gRPC's threads end, as they do by themselves: an interpreter that ends first aborts."""
+    deadline_s = time.monotonic() + SHUTDOWN_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
 def _run(node: EmotionNode, stop: threading.Event) -> int:

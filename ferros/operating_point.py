@@ -95,7 +95,16 @@ class OperatingPointChooser:
         """
         if not grid:
             raise ValueError('the accuracy grid has no point, expected at least one')
-        self._grid = _pinned(grid, self._config)
+        self._measured = tuple(grid)
+        self._pin()
+
+    def configure(self, config: RobotConfig) -> None:
+        """Pin other values from now on."""
+        self._config = config
+        self._pin()
+
+    def _pin(self) -> None:
+        self._grid = _pinned(self._measured, self._config)
         self._faster = dict(_faster(self._grid))
         self._fronts: dict[tuple[int, float, int], _Front] = {}
         self._affordable: dict[tuple[int, float], list[GridPoint]] = {}

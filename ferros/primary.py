@@ -19,16 +19,25 @@ from collections.abc import Sequence
 
 from ferros.types import Track
 
-# Another face takes over only when it is this much larger ...
-TAKE_OVER_AREA_RATIO = 1.2
-# ... for this long: two people at one distance would else take turns.
-TAKE_OVER_NS = 500_000_000
+_NS_PER_MS = 1_000_000
 
 
 class PrimaryFace:
-    """Follows the largest face, with hysteresis in size and in time."""
+    """
+    Follows the largest face, with hysteresis in size and in time.
 
-    def __init__(self) -> None:
+    Both may be set while it runs.
+    """
+
+    def __init__(self, area_ratio: float = 1.2, take_over_ms: int = 500) -> None:
+        """
+        Start without a face.
+
+        area_ratio: another face takes over only when it is this many times as large, in area ...
+        take_over_ms: ... for this long: two people at one distance would else take turns.
+        """
+        self.area_ratio = area_ratio
+        self.take_over_ms = take_over_ms
         self._face_id: str | None = None
         self._challenger: str | None = None
         self._challenged_ns = 0
@@ -43,11 +52,12 @@ class PrimaryFace:
         held_area_px = areas_px.get(self._face_id or '')
         if held_area_px is None:
             return self._hold(largest)
-        if areas_px[largest] < held_area_px * TAKE_OVER_AREA_RATIO:
+        if largest == self._face_id or areas_px[largest] < held_area_px * self.area_ratio:
             self._challenger = None
-        elif largest != self._challenger:
+            return self._face_id
+        if largest != self._challenger:
             self._challenger, self._challenged_ns = largest, now_ns
-        elif now_ns - self._challenged_ns >= TAKE_OVER_NS:
+        if now_ns - self._challenged_ns >= self.take_over_ms * _NS_PER_MS:
             return self._hold(largest)
         return self._face_id
 

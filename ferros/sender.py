@@ -141,8 +141,17 @@ class Sender:
         self._terms: ServerTerms | None = None
         self._suggested_fps = math.inf
         self._suggested_until_ns = 0
+        self._planned_for: object = None
         self._forget_plan()
         self._probe = _Probe()
+
+    def configure(self, config: RobotConfig, now_ns: int) -> None:
+        """Take over pins and data limits; what is known of the link stays known."""
+        self._chooser.configure(config)
+        if config.data_limit_bytes_per_s != self._data_limit.limit_bytes_per_s:
+            self._data_limit.change(config.data_limit_bytes_per_s, now_ns)
+        # The next face has a new plan made for it.
+        self._planned_for = None
 
     # -- the connection ------------------------------------------------------------------------
 
@@ -275,6 +284,12 @@ class Sender:
         return self._plan
 
     @property
+    def interval_ns(self) -> int | None:
+        """Return the time between two frames sent of the primary face; None: nothing is sent."""
+        points = self._plan.points if self._plan is not None and self._terms is not None else {}
+        return next((interval_ns(point) for point in points.values()), None)
+
+    @property
     def budget_bytes_per_s(self) -> float:
         """Return what the plan may cost."""
         return self._budget_bytes_per_s
@@ -283,7 +298,7 @@ class Sender:
 
     def _forget_plan(self) -> None:
         self._plan: Plan | None = None
-        self._planned_for: object = None
+        self._planned_for = None
         self._planned_ratio = 1.0
         self._budget_bytes_per_s = 0.0
         self._budgets: deque[tuple[int, float]] = deque()

@@ -18,44 +18,94 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 from ament_index_python.packages import get_package_share_path
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    GroupAction,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.events import matches_action
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch.utilities import perform_substitutions
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
 
 LOCAL_HOSTS = ('127.0.0.1', 'localhost', '[::1]')
+SERVER = Path(__file__).resolve().parent / 'server.launch.py'
+
+
+class Argument(NamedTuple):
+    """One launch argument."""
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+# Arguments that set the node's parameter of that name; empty: as in params_file.
+PARAMETERS = (
+    Argument('server_address', '', 'host:port of the server; empty: as in params_file'),
+    Argument('robot_id', '', 'name of this robot for the server; empty: as in params_file'),
+    Argument('camera', '', 'name of the camera for the server; empty: as in params_file'),
+    Argument('detector', '', 'what finds faces, haar or yunet; empty: as in params_file',
+             ('', 'haar', 'yunet')),
+    Argument('detector_model', '', 'path of the YuNet model file; empty: as in params_file'),
+    Argument('publish_rep155', '', 'publish the faces as REP-155 has it; empty: as in params_file',
+             ('', 'true', 'false')),
+    Argument('rep155_prefix', '', 'absolute namespace of the topics of REP-155, one for each '
+                                  'robot; empty: as in params_file'),
+)
+LIFECYCLE = (
+    'who brings the node up: autostart, the node itself, as its parameter of that name says; '
+    'launch, this launch file, which configures and activates it; manager, somebody else, as the '
+    'lifecycle_manager of nav2'
+)
 
 
 def generate_launch_description() -> LaunchDescription:
     """Return the launch description; `--show-args` lists the arguments."""
     params_file = str(get_package_share_path('ferros') / 'config' / 'robot.yaml')
-    arguments = [
-        ('image', '/camera/image_raw', 'the image topic to read faces from'),
-        ('transport', '', 'raw or compressed (<image>/compressed); empty: as in params_file'),
-        ('server_address', '', 'host:port of the server; empty: as in params_file'),
-        (
-            'start_server',
-            'auto',
-            'start the server too: true, false, or auto: when its address is on this machine',
-        ),
-        (
-            'server_command',
-            'ferros-cloud serve',
-            'how to start the server; it may live in an environment of its own, as in '
-            '/opt/ferros/bin/ferros-cloud serve. --host and --port are added',
-        ),
-        ('params_file', params_file, 'YAML file with the parameters of emotion_node'),
-        ('namespace', '', 'namespace of the node: /NAMESPACE/emotion instead of /emotion'),
-        ('use_sim_time', 'false', 'follow /clock instead of the system clock'),
-        ('log_level', 'info', 'debug, info, warn, error or fatal'),
-    ]
+    arguments = (
+        Argument('image', '/camera/image_raw', 'the image topic to read faces from'),
+        Argument('transport', '', 'raw or compressed (<image>/compressed); empty: as in '
+                                  'params_file', ('', 'raw', 'compressed')),
+        *PARAMETERS,
+        Argument('start_server', 'auto', 'start the server too: true, false, or auto: when its '
+                                         'address is on this machine', ('true', 'false', 'auto')),
+        Argument('server_command', 'ferros-cloud serve',
+                 'how to start the server; it may live in an environment of its own, as in '
+                 '/opt/ferros/bin/ferros-cloud serve. --host and --port are added'),
+        Argument('params_file', params_file, 'YAML file with the parameters of emotion_node'),
+        Argument('name', 'emotion_node', 'name of the node'),
+        Argument('namespace', '', 'namespace of the node: /NAMESPACE/emotion instead of /emotion'),
+        Argument('lifecycle', 'autostart', LIFECYCLE, ('autostart', 'launch', 'manager')),
+        Argument('use_sim_time', 'false', 'follow /clock instead of the system clock',
+                 ('true', 'false', 'True', 'False')),
+        Argument('log_level', 'info', 'debug, info, warn, error or fatal',
+                 ('debug', 'info', 'warn', 'error', 'fatal')),
+    )
     return LaunchDescription(
         [
-            DeclareLaunchArgument(name, default_value=default, description=description)
-            for name, default, description in arguments
+            DeclareLaunchArgument(
+                item.name,
+                default_value=item.default,
+                description=item.description,
+                choices=item.choices or None,
+            )
+            for item in arguments
         ]
         + [OpaqueFunction(function=_start)]
     )
@@ -65,22 +115,48 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     def argument(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
-    overrides: dict[str, object] = {'use_sim_time': argument('use_sim_time') == 'true'}
+    overrides: dict[str, object] = {'use_sim_time': argument('use_sim_time').lower() == 'true'}
     if argument('transport'):
         overrides['image_transport'] = argument('transport')
-    if argument('server_address'):
-        overrides['server_address'] = argument('server_address')
-    node = Node(
-        package='ferros',
-        executable='emotion_node',
-        namespace=argument('namespace'),
-        parameters=[argument('params_file'), overrides],
-        remappings=[('image', argument('image'))],
-        ros_arguments=['--log-level', argument('log_level')],
-        output='screen',
-    )
+    for item in PARAMETERS:
+        if value := argument(item.name):
+            overrides[item.name] = value == 'true' if value in ('true', 'false') else value
+    lifecycle = argument('lifecycle')
+    if lifecycle != 'autostart':
+        overrides['autostart'] = False
+    options: dict[str, Any] = {
+        'package': 'ferros',
+        'executable': 'emotion_node',
+        'name': argument('name'),
+        'namespace': argument('namespace'),
+        'parameters': [argument('params_file'), overrides],
+        'remappings': [('image', argument('image'))],
+        'ros_arguments': ['--log-level', argument('log_level')],
+        'output': 'screen',
+    }
     address = argument('server_address') or _address_in(argument('params_file'))
-    return [*_server(address, argument('start_server'), argument('server_command')), node]
+    server = _server(context, address, argument('start_server'), argument('server_command'))
+    if lifecycle == 'launch':
+        return [*server, *_brought_up(LifecycleNode(**options))]
+    return [*server, Node(**options)]
+
+
+def _brought_up(node: LifecycleNode) -> list[LaunchDescriptionEntity]:
+    """Return the node with what configures it and, once that is done, activates it."""
+
+    def change(transition_id: int) -> EmitEvent:
+        event = ChangeState(
+            lifecycle_node_matcher=matches_action(node), transition_id=transition_id
+        )
+        return EmitEvent(event=event)
+
+    activate = OnStateTransition(
+        target_lifecycle_node=node,
+        start_state='configuring',
+        goal_state='inactive',
+        entities=[change(Transition.TRANSITION_ACTIVATE)],
+    )
+    return [RegisterEventHandler(activate), node, change(Transition.TRANSITION_CONFIGURE)]
 
 
 def _address_in(params_file: str) -> str:
@@ -91,15 +167,15 @@ def _address_in(params_file: str) -> str:
     return str(parameters.get('server_address', '127.0.0.1:50051'))
 
 
-def _server(address: str, start: str, command: str) -> list[LaunchDescriptionEntity]:
+def _server(
+    context: LaunchContext, address: str, start: str, command: str
+) -> list[LaunchDescriptionEntity]:
     """Return what starts the server, or says in one line why it is not started."""
     host, _, port = address.rpartition(':')
-    if start not in ('true', 'false', 'auto'):
-        raise ValueError(f'start_server is {start!r}, expected true, false or auto')
     if start == 'false' or (start == 'auto' and host not in LOCAL_HOSTS):
         return []
-    words = [os.path.expanduser(word) for word in shlex.split(command)]
-    if not words or shutil.which(words[0]) is None:
+    words = shlex.split(command)
+    if not words or shutil.which(os.path.expanduser(words[0])) is None:
         return [
             LogInfo(
                 msg=f'ferros: the server is not started: {command!r} was not found. Install it '
@@ -108,10 +184,21 @@ def _server(address: str, start: str, command: str) -> list[LaunchDescriptionEnt
                 "server_command:='~/ferros-server/bin/ferros-cloud serve'"
             )
         ]
-    return [
-        ExecuteProcess(
-            cmd=[*words, '--host', host.strip('[]'), '--port', port],
-            name='ferros_cloud',
-            output='screen',
-        )
-    ]
+    given = {'host': host.strip('[]'), 'port': port, 'server_command': command}
+    return [_included(context, SERVER, given)]
+
+
+def _included(
+    context: LaunchContext, path: Path, given: dict[str, str]
+) -> LaunchDescriptionEntity:
+    """Include a launch file, of whose arguments only these differ from their defaults."""
+    source = PythonLaunchDescriptionSource(str(path))
+    values = {
+        item.name: perform_substitutions(context, item.default_value)
+        for item in source.get_launch_description(context).get_launch_arguments()
+        if item.default_value is not None
+    }
+    # All are set: one of the same name in an outer launch file is none of its business. Scoped, so
+    # that none of them stays set for what is included next.
+    include = IncludeLaunchDescription(source, launch_arguments={**values, **given}.items())
+    return GroupAction([include])

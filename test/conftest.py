@@ -20,6 +20,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,38 @@ def shared_data() -> Path:
     if not (folder / 'data').is_dir():
         pytest.skip(f'test data not found at {folder}; set FERROS_TEST_DATA to its folder')
     return folder
+
+
+@pytest.fixture(scope='module')
+def domain_id() -> Iterator[int]:
+    """Return a ROS domain that no other run on this machine has."""
+    from demo import processes
+
+    with processes.own_domain() as domain_id:
+        yield domain_id
+
+
+@pytest.fixture(scope='module')
+def server_address(
+    tmp_path_factory: pytest.TempPathFactory, domain_id: int
+) -> Iterator[str]:
+    """Return the address of a real server in a process of its own."""
+    from demo import processes
+
+    log = tmp_path_factory.mktemp('server') / 'log'
+    with processes.server(log, processes.environment(domain_id)) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope='session')
+def happy() -> Any:
+    """Return an image with a smiling face."""
+    from demo import clip
+
+    for time_s, image in clip.frames():
+        if time_s >= 3.0:
+            return image
+    raise AssertionError('the clip is too short')
 
 
 @pytest.fixture(scope='module')

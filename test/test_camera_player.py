@@ -28,6 +28,7 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='camera_player needs ROS')
 
+from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from demo import processes  # noqa: E402
@@ -227,6 +228,29 @@ def test_a_bag_is_played_with_its_own_stamps_or_with_new_ones(
     assert {message.header.frame_id for message in renewed} == {'mine'}
 
 
+def test_it_plays_faster_and_makes_the_clock_of_the_stamps(
+    listen: Callable[..., Listener], tmp_path: Path
+) -> None:
+    from test_frame_source import BagWriter
+
+    data = bytes(cv2.imencode('.jpg', np.full((48, 64, 3), 90, np.uint8))[1])
+    writer = BagWriter(tmp_path / 'bag')
+    stamps_ns = [5_000_000_000 + index * 200_000_000 for index in range(6)]
+    for at_ns in stamps_ns:
+        writer.add_jpeg('/image', at_ns, data, at_ns)
+    writer.close()
+    clock = listen(Clock, '/clock')
+    output = play(
+        clock, str(tmp_path / 'bag'), '--speed', '5', '--clock',
+        '--wait-timeout-s', '1',
+    )
+    times_ns = [message.clock.sec * 1_000_000_000 + message.clock.nanosec
+                for _, message in clock.heard]
+    assert times_ns == stamps_ns
+    # A second of the bag.
+    assert 0.15 < clock.heard[-1][0] - clock.heard[0][0] < 0.8, output
+
+
 def test_it_waits_for_a_subscriber_but_not_for_ever(
     listen: Callable[..., Listener], video: Path
 ) -> None:
@@ -288,6 +312,7 @@ def test_the_messages_can_be_read_back(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ('name', 'value', 'expected'),
     [
+        ('speed', 0.0, 'above 0, at most 100'),
         ('jpeg_quality', 0, '1 to 100'),
         ('jpeg_quality', 5.5, 'a whole number'),
         ('rate_hz', 0.0, 'above 0'),

@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,16 @@ def test_a_parameter_may_be_unset_or_within_its_bounds_and_nothing_between(
         ('token_file', None, 'str'),
         ('camera', 'c' * 65, '64 characters'),
         ('insecure', 'yes', 'bool'),
+        ('faces_from', 'radio', 'one of camera, rep155'),
+        ('detect_every_n_frames', 0, '1 to 300'),
+        ('primary_area_ratio', 0.9, '1 to 10'),
+        ('min_confidence', 0.001, '0 or 0.01 to 1'),
+        ('fallback_cpu_share', 0.0, '0.01 to 1'),
+        ('fallback_after_ms', 1000, 'and max_age_ms 1000, expected fallback_after_ms to be'),
+        ('max_age_ms', 350, 'max_age_ms 350, expected fallback_after_ms to be smaller'),
+        ('rep155_prefix', 'humans', 'an absolute name such as /humans'),
+        ('rep155_prefix', '/humans/', 'an absolute name such as /humans'),
+        ('publish_rep155', 1, 'bool'),
     ],
 )
 def test_a_bad_parameter_is_refused_with_its_value_and_what_was_expected(
@@ -111,6 +123,23 @@ def test_a_bad_parameter_is_refused_with_its_value_and_what_was_expected(
     with pytest.raises(ValueError, match=expected) as caught:
         RobotConfig(**{name: value})
     assert repr(value) in str(caught.value)
+
+
+def test_faces_cannot_come_from_rep155_topics_and_go_there() -> None:
+    with pytest.raises(ValueError, match='expected one of the two'):
+        RobotConfig(publish_rep155=True, faces_from='rep155')
+
+
+def test_without_the_fallback_its_times_contradict_nothing() -> None:
+    assert RobotConfig(fallback=False, max_age_ms=200).max_age_ms == 200
+
+
+def test_the_page_of_the_parameters_is_made_from_the_code(root: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, '-c', 'from tools.make_parameters import text; print(text(), end="")'],
+        cwd=root, capture_output=True, text=True, check=True,
+    ).stdout
+    assert made == (root / 'docs/parameters.md').read_text(), 'python -m tools.make_parameters'
 
 
 def test_every_parameter_says_what_it_means() -> None:

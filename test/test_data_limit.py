@@ -100,3 +100,72 @@ def test_without_a_limit_nobody_waits() -> None:
         limit.use(10**12)
         assert limit.wait_ns(now_ns) == 0
     assert limit.limit_bytes_per_s == math.inf
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_limits_that_change_hold_from_then_on(seed: int) -> None:
+    """Over any time what is used is within the limits of that time, and a burst and a message."""
+    noise = random.Random(seed)
+    limit_bytes_per_s = 1000.0
+    limit, used, limits = DataLimit(limit_bytes_per_s, 0), [], [(0, limit_bytes_per_s)]
+    now_ns = 0
+    while now_ns < 60 * S:
+        if noise.random() < 0.02:
+            limit_bytes_per_s = noise.choice([200.0, 1000.0, 5000.0])
+            limit.change(limit_bytes_per_s, now_ns)
+            limits.append((now_ns, limit_bytes_per_s))
+        wait_ns = min(limit.wait_ns(now_ns), S // 10)
+        if not wait_ns:
+            used.append((now_ns, noise.randint(1, 300)))
+            limit.use(used[-1][1])
+        now_ns += wait_ns + 1_000_000
+
+    def allowed(from_ns: int, to_ns: int) -> float:
+        ends = [at_ns for at_ns, _ in limits[1:]] + [now_ns]
+        return sum(
+            rate * max(0, min(end, to_ns) - max(begin, from_ns)) / 1e9
+            for (begin, rate), end in zip(limits, ends, strict=True)
+        )
+
+    most = max(rate for _, rate in limits) * BURST_S + 300
+    for first in range(0, len(used), 7):
+        total = 0
+        for at_ns, size_bytes in used[first:]:
+            total += size_bytes
+            assert total <= allowed(used[first][0], at_ns) + most
+
+
+def test_what_was_overdrawn_is_owed_under_another_limit_too() -> None:
+    limit = DataLimit(1000.0, 0)
+    limit.use(4000)
+    limit.change(500.0, 0)
+    assert limit.limit_bytes_per_s == 500.0
+    assert limit.wait_ns(0) == 4 * S
+    limit.change(2000.0, S)
+    # 500 bytes of the 2000 were paid in that second.
+    assert limit.wait_ns(S) == 3 * S // 4
+
+
+def test_no_more_is_left_than_a_lower_limit_saves_up() -> None:
+    limit = DataLimit(10_000.0, 0)
+    limit.change(100.0, 0)
+    limit.use(200)
+    assert limit.wait_ns(0) == 0
+    limit.use(10)
+    assert limit.wait_ns(0) == S // 10
+
+
+def test_a_limit_can_come_and_go() -> None:
+    limit = DataLimit(math.inf, 0)
+    limit.use(10**9)
+    # What was used while there was none is not owed.
+    limit.change(1000.0, 5 * S)
+    limit.use(2000)
+    assert limit.wait_ns(5 * S) == 0
+    limit.use(1000)
+    assert limit.wait_ns(5 * S) == S
+    limit.change(math.inf, 5 * S)
+    assert limit.wait_ns(5 * S) == 0
+    limit.use(10**9)
+    limit.change(1000.0, 9 * S)
+    assert limit.wait_ns(9 * S) == 0

@@ -25,10 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # The only files of the robot half that may know ROS.
 ROS_FILES = {
     'ferros/node.py',
+    'ferros/parameters.py',
+    'ferros/messages.py',
     'ferros/diagnostics.py',
     'ferros/rep155.py',
+    'ferros/rep155_faces.py',
     'ferros/camera_player.py',
+    'ferros/bag_check.py',
     'ferros/behaviours.py',
+    'ferros/comfort_behaviour.py',
 }
 ROS = {
     'rclpy',
@@ -38,6 +43,9 @@ ROS = {
     'diagnostic_msgs',
     'builtin_interfaces',
     'hri_msgs',
+    'rosgraph_msgs',
+    'rcl_interfaces',
+    'lifecycle_msgs',
     'cv_bridge',
     'launch',
     'launch_ros',

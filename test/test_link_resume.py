@@ -59,6 +59,12 @@ def draining(sealed_state: bytes = STATE, after_ms: int = 0, times: int = 1) -> 
     return servicer
 
 
+def has_left(running: Running) -> bool:
+    """Tell whether the robot left a server that drained, and waits to connect anew."""
+    report = running.link.report()
+    return report.state is LinkState.DRAINING and ' anew, in ' in report.detail
+
+
 def resume_drops(running: Running) -> dict[str, int]:
     counts = running.drops.counts()
     return {reason: counts[reason] for reason in counts if reason.startswith('resume_state')}
@@ -118,7 +124,7 @@ def test_the_state_waits_for_a_server_that_comes_late() -> None:
         with serving(first) as port:
             running = stack.enter_context(Running(port))
             running.offer_until(lambda: len(running.answers) >= 3)
-            running.until(lambda: running.link.report().state is LinkState.WAITING)
+            running.until(lambda: has_left(running))
         running.until(lambda: 'UNAVAILABLE' in running.link.report().detail)
         with serving(second, port):
             running.until(lambda: len(second.hellos) == 1)
@@ -177,7 +183,7 @@ def test_a_stopped_link_forgets_the_state() -> None:
     with serving(servicer) as port:
         running = Running(port)
         with running:
-            running.offer_until(lambda: running.link.report().state is LinkState.WAITING)
+            running.offer_until(lambda: has_left(running))
         servicer.farewell = []
         with running:
             running.connect()
@@ -188,7 +194,7 @@ def test_a_stopped_link_forgets_the_state() -> None:
 def test_frames_do_not_leave_behind_a_state_but_after_the_welcome() -> None:
     servicer = draining()
     with serving(servicer) as port, Running(port, stale_after_ms=60_000) as running:
-        running.offer_until(lambda: running.link.report().state is LinkState.WAITING)
+        running.offer_until(lambda: has_left(running))
         servicer.welcome_after_s = 0.4
         sent = running.link.report().sent_frames
         before: list[int] = []
@@ -244,7 +250,7 @@ def test_the_robot_comes_back_when_the_server_asked_it_to(
     with serving(servicer) as port, Running(port) as running:
         running.offer_until(lambda: len(servicer.called_s) == 2)
     assert least_s <= servicer.called_s[1] - ended_s[0] <= most_s
-    assert (LinkState.WAITING, 'the server asked this robot to connect anew') in running.changes
+    assert (LinkState.DRAINING, 'the server asked this robot to connect anew') in running.changes
 
 
 def test_a_server_cannot_send_a_robot_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

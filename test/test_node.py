@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The node on a real ROS graph: bad images, a server that comes and goes, its lifecycle."""
+"""The node on a real ROS graph: bad images, a server that comes and goes, a silent camera."""
 
 from __future__ import annotations
 
@@ -21,180 +21,20 @@ import json
 import math
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import DescribeParameters, ListParameters
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
-from sensor_msgs.msg import Image
+from ferros_msgs.msg import Emotion
+from node_graph import WAIT_S, running
+from sensor_msgs.msg import CompressedImage, Image
 
-from demo import clip, processes
-from demo.recorder import Recorder, recorder
-from ferros.bandwidth import BandwidthEstimator
-from ferros.diagnostics import CameraReport, diagnose
-from ferros.link import LinkReport, LinkState
-from ferros.node import _by_importance
-from ferros.operating_point import Plan
-from ferros.types import Box, CameraFrame, Codec, GridPoint, Track
-
-FACE_AT_S = 3.0
-WAIT_S = 20.0
-RELIABLE = {'qos_overrides./image.subscription.reliability': 'reliable'}
-
-
-class Graph:
-    """A recorder with a camera of its own, that publishes what the test wants."""
-
-    def __init__(self, heard: Recorder) -> None:
-        self.heard = heard
-        qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-        self.publisher = heard.create_publisher(Image, 'image', qos)
-        self.stamp_ns = 1_000_000_000_000
-
-    def publish(self, image: Any, encoding: str = 'bgr8', **changes: Any) -> int:
-        """Publish one image 33 ms after the last; return its stamp."""
-        self.stamp_ns += 33_000_000
-        message = image_message(image, encoding, changes.pop('stamp_ns', self.stamp_ns))
-        for name, value in changes.items():
-            setattr(message, name, value)
-        self.publisher.publish(message)
-        return self.stamp_ns
-
-    def publish_until(self, image: Any, condition: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + WAIT_S
-        while not condition():
-            assert time.monotonic() < deadline_s, (
-                self.heard.diagnostic('link'),
-                self.heard.diagnostic('drops'),
-                [entry.message.label for entry in self.heard.emotions[-5:]],
-            )
-            self.publish(image)
-            time.sleep(0.033)
-
-    def newest(self) -> Any:
-        return self.heard.emotions[-1].message if self.heard.emotions else None
-
-    def wait_for_node(self) -> None:
-        found = self.heard.wait_until(
-            lambda: self.publisher.get_subscription_count() > 0, WAIT_S
-        )
-        assert found, 'the node did not subscribe'
-
-    def call(self, kind: Any, name: str, request: Any) -> Any:
-        client = self.heard.create_client(kind, name)
-        assert client.wait_for_service(WAIT_S)
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(WAIT_S)
-        return future.result()
-
-
-def image_message(image: Any, encoding: str, stamp_ns: int) -> Image:
-    message = Image()
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
-    message.header.frame_id = 'camera'
-    message.height, message.width = image.shape[:2]
-    message.encoding = encoding
-    message.step = image.nbytes // image.shape[0]
-    message.data = array.array('B', image.tobytes())
-    return message
-
-
-@pytest.fixture(scope='module')
-def happy() -> Any:
-    """Return an image with a smiling face."""
-    for time_s, image in clip.frames():
-        if time_s >= FACE_AT_S:
-            return image
-    raise AssertionError('the clip is too short')
-
-
-@pytest.fixture(scope='module')
-def domain_id() -> Iterator[int]:
-    with processes.own_domain() as domain_id:
-        yield domain_id
-
-
-@pytest.fixture(scope='module')
-def server_address(tmp_path_factory: pytest.TempPathFactory, domain_id: int) -> Iterator[str]:
-    log = tmp_path_factory.mktemp('server') / 'log'
-    with processes.server(log, processes.environment(domain_id)) as (address, _):
-        yield address
-
-
-@contextlib.contextmanager
-def running(log: Path, domain_id: int, **parameters: object) -> Iterator[Graph]:
-    environment = processes.environment(domain_id)
-    with (
-        recorder(domain_id) as heard,
-        processes.node(log, environment, **RELIABLE, **parameters) as node,
-    ):
-        yield Graph(heard)
-        assert node.poll() is None, log.read_text()
-    assert node.returncode == 0, log.read_text()
-    assert 'Traceback' not in log.read_text()
-
-
-def link_values(plan: Plan | None) -> tuple[DiagnosticStatus, dict[str, str]]:
-    """Return what /diagnostics says of a link on which one message was answered."""
-    estimator = BandwidthEstimator()
-    estimator.sent(1, 900, 0)
-    estimator.answered(1, 0, 0, 40_000_000)
-    estimator.sent(2, 300, 41_000_000)
-    report = LinkReport(
-        LinkState.CONNECTED, '', 'ferros-fer 9', 2, 1, estimator.estimate(50_000_000), 1234.5, plan
-    )
-    camera = CameraReport('/image', 30.0, 0.01, 4.0, 2)
-    message = diagnose('/robot/emotion_node', Time(nanoseconds=7), camera, report, {'late': 3})
-    status = message.status[1]
-    assert status.name == '/robot/emotion_node: link'
-    return status, {item.key: item.value for item in status.values}
-
-
-def test_diagnostics_tell_what_is_known_of_the_link_and_what_is_sent_of_each_face() -> None:
-    point = GridPoint(48, 8.4242, Codec.WEBP, 80, 685, 921, 0.84567)
-    plan = Plan({'near': point, 'far': point._replace(face_size_px=20)}, 1.0, 2.0)
-    status, values = link_values(plan)
-    assert status.level == DiagnosticStatus.OK
-    assert values['acknowledged_bytes_per_s'] == '1800'
-    assert float(values['rate_bytes_per_s']) > 0 and int(values['window_bytes']) > 0
-    assert values['budget_bytes_per_s'] in ('1234', '1235')
-    assert (values['in_flight_bytes'], values['sent_bytes']) == ('300', '1200')
-    assert (values['round_trip_ms'], values['min_round_trip_ms']) == ('40.0', '40.0')
-    assert values['queue_ms'] == '0.0'
-    assert values['operating_point_0'] == '48 px, 8.42 fps, webp 80, expected accuracy 0.846'
-    assert values['operating_point_1'] == '20 px, 8.42 fps, webp 80, expected accuracy 0.846'
-    assert 'operating_point_2' not in values
-    assert 'operating_point_0' not in link_values(None)[1]
-
-
-def test_faces_are_offered_the_primary_first_and_then_the_largest() -> None:
-    frame = CameraFrame(np.zeros((9, 9), np.uint8), stamp_ns=100, captured_ns=7)
-    tracks = [
-        Track('small', Box(0, 0, 20, 20), 100),
-        Track('large', Box(0, 0, 60, 60), 100),
-        Track('middle', Box(0, 0, 40, 40), 100),
-        # Not in this image: what was cropped there would be something else.
-        Track('hidden', Box(0, 0, 90, 90), 67),
-    ]
-
-    def order(primary_id: str | None) -> list[str]:
-        return [face.face_id for face in _by_importance(tracks, primary_id, frame)]
-
-    assert order('middle') == ['middle', 'large', 'small']
-    assert order('hidden') == order(None) == ['large', 'middle', 'small']
-    assert all(face.frame is frame for face in _by_importance(tracks, 'small', frame))
-    assert _by_importance([], None, frame) == []
+from demo import processes
+from ferros.image import decode_compressed
 
 
 def test_diagnostics_and_the_trace_follow_the_running_link(
@@ -303,7 +143,7 @@ def test_the_image_size_may_change_and_time_may_be_set_back(
         graph.publish_until(wider, lambda: is_happy() and graph.newest().header.stamp.sec < 100)
         assert graph.newest().face_id != first_id
     text = (tmp_path / 'log').read_text()
-    assert f'the image size changed from ({height}, {width}) to ({height}, {width + 120})' in text
+    assert f'the image size changed from {width}x{height} to {width + 120}x{height}' in text
     assert 'the image stamps were set back' in text
 
 
@@ -328,14 +168,16 @@ def test_grey_and_colour_cameras_agree(
             time.sleep(0.033)
 
 
-def test_without_a_server_a_face_is_unknown_until_the_server_is_there(
+def test_without_a_server_and_a_fallback_a_face_is_unknown_until_the_server_is_there(
     tmp_path: Path, domain_id: int, happy: Any
 ) -> None:
     environment = processes.environment(domain_id)
     with processes.server(tmp_path / 'first.log', environment) as (address, _):
         pass
     port = address.rpartition(':')[2]
-    with running(tmp_path / 'log', domain_id, server_address=address) as graph:
+    with running(
+        tmp_path / 'log', domain_id, server_address=address, fallback=False
+    ) as graph:
         graph.wait_for_node()
         graph.publish_until(happy, lambda: len(graph.heard.emotions) > 5)
         message = graph.newest()
@@ -350,12 +192,14 @@ def test_without_a_server_a_face_is_unknown_until_the_server_is_there(
     assert (tmp_path / 'log').read_text().count('connected to the server') == 2
 
 
-def test_while_the_server_hangs_a_face_is_unknown_and_no_old_answer_follows(
+def test_while_the_server_hangs_and_there_is_no_fallback_a_face_is_unknown(
     tmp_path: Path, domain_id: int, happy: Any
 ) -> None:
     environment = processes.environment(domain_id)
     with processes.server(tmp_path / 'server.log', environment) as (address, server):
-        with running(tmp_path / 'log', domain_id, server_address=address) as graph:
+        with running(
+            tmp_path / 'log', domain_id, server_address=address, fallback=False
+        ) as graph:
             graph.wait_for_node()
             graph.publish_until(
                 happy, lambda: graph.newest() is not None and graph.newest().label == 'happiness'
@@ -386,78 +230,123 @@ def test_a_silent_camera_is_an_error_and_nothing_is_published(
         assert len(graph.heard.emotions) == before
 
 
-def test_a_lifecycle_manager_can_drive_the_node(
+def test_while_the_server_is_silent_the_robot_answers_and_the_server_speaks_again_later(
+    tmp_path: Path, domain_id: int, happy: Any
+) -> None:
+    environment = processes.environment(domain_id)
+    with (
+        processes.server(tmp_path / 'server.log', environment) as (address, server),
+        running(tmp_path / 'log', domain_id, server_address=address) as graph,
+    ):
+        graph.wait_for_node()
+
+        def says(source: int) -> bool:
+            message = graph.newest()
+            return (
+                message is not None
+                and message.source == source
+                and message.label == 'happiness'
+            )
+
+        cloud, robot = Emotion.CLOUD, Emotion.ROBOT
+        graph.publish_until(happy, lambda: says(cloud))
+        cloud_model = graph.newest().model
+        server.send_signal(signal.SIGSTOP)
+        try:
+            graph.publish_until(happy, lambda: says(robot))
+            message = graph.newest()
+            assert message.model.startswith('ferros-fallback') and message.model != cloud_model
+            assert abs(sum(message.probabilities) - 1) < 1e-3
+            assert message.roi.width > 0 and -1 <= message.valence <= 1
+            graph.publish_until(
+                happy, lambda: graph.heard.diagnostic('answers').get('speaker') == 'robot'
+            )
+            silent = len(graph.heard.emotions)
+        finally:
+            server.send_signal(signal.SIGCONT)
+        graph.publish_until(happy, lambda: says(cloud))
+        after = [entry.message for entry in graph.heard.emotions[silent:]]
+        sources = [message.source for message in after]
+        assert sources == sorted(sources, reverse=True), 'from the robot to the server, once'
+        stamps = [(m.header.stamp.sec, m.header.stamp.nanosec) for m in after]
+        assert stamps == sorted(set(stamps))
+
+
+def test_the_annotated_image_is_there_while_somebody_looks_and_only_then(
     tmp_path: Path, domain_id: int, server_address: str, happy: Any
 ) -> None:
-    with running(
-        tmp_path / 'log', domain_id, server_address=server_address, autostart=False
-    ) as graph:
-
-        def change(transition_id: int) -> bool:
-            request = ChangeState.Request(transition=Transition(id=transition_id))
-            return bool(graph.call(ChangeState, '/emotion_node/change_state', request).success)
-
-        def state() -> str:
-            answer = graph.call(GetState, '/emotion_node/get_state', GetState.Request())
-            return str(answer.current_state.label)
-
-        assert state() == 'unconfigured'
-        for _ in range(2):
-            assert change(Transition.TRANSITION_CONFIGURE)
-            assert change(Transition.TRANSITION_ACTIVATE)
-            assert state() == 'active'
-            graph.wait_for_node()
-            before = len(graph.heard.emotions)
-            graph.publish_until(
-                happy,
-                lambda before=before: len(graph.heard.emotions) > before  # type: ignore[misc]
-                and graph.newest().label == 'happiness',
-            )
-            assert change(Transition.TRANSITION_DEACTIVATE)
-            gone = graph.heard.wait_until(
-                lambda: graph.publisher.get_subscription_count() == 0, WAIT_S
-            )
-            assert gone
-            assert change(Transition.TRANSITION_CLEANUP)
-            assert state() == 'unconfigured'
+    with running(tmp_path / 'log', domain_id, server_address=server_address) as graph:
+        graph.wait_for_node()
+        seen: list[Any] = []
+        topic = '/emotion/annotated/compressed'
+        subscription = graph.heard.create_subscription(CompressedImage, topic, seen.append, 5)
+        graph.publish_until(happy, lambda: len(seen) > 3 and graph.newest().label == 'happiness')
+        height, width = happy.shape[:2]
+        drawn = decode_compressed(seen[-1])
+        assert drawn.shape == (height, width, 3) and seen[-1].header.frame_id == 'camera'
+        assert np.abs(drawn.astype(int) - happy).max() > 100, 'something is drawn'
+        raw: list[Any] = []
+        other = graph.heard.create_subscription(Image, '/emotion/annotated', raw.append, 5)
+        graph.publish_until(happy, lambda: len(raw) > 1)
+        assert (raw[-1].encoding, raw[-1].height, raw[-1].step) == ('bgr8', height, 3 * width)
+        for gone in (subscription, other):
+            graph.heard.destroy_subscription(gone)
 
 
-def test_a_failing_transition_is_reported_and_leaves_the_node_unconfigured(
-    tmp_path: Path, domain_id: int
+def test_faces_are_published_as_rep155_has_them(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
 ) -> None:
-    log = tmp_path / 'log'
+    pytest.importorskip('hri_msgs')
+    from rep155_graph import Listener
+
     with running(
-        log, domain_id, autostart=False, detector='yunet', detector_model='/nowhere/yunet.onnx'
+        tmp_path / 'log', domain_id, server_address=server_address, publish_rep155=True
     ) as graph:
-        request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-        assert not graph.call(ChangeState, '/emotion_node/change_state', request).success
-        answer = graph.call(GetState, '/emotion_node/get_state', GetState.Request())
-        assert answer.current_state.label == 'unconfigured'
-    assert '/nowhere/yunet.onnx' in log.read_text()
+        graph.wait_for_node()
+        listener = Listener(graph.heard, '/humans', 'roi', 'cropped', 'expression')
+        graph.publish_until(
+            happy,
+            lambda: bool(listener.ids())
+            and bool(listener.of(listener.ids()[0], 'expression'))
+            and len(listener.of(listener.ids()[0], 'cropped')) > 3,
+        )
+        (face_id,) = listener.ids()
+        expression = listener.of(face_id, 'expression')[-1]
+        assert expression.expression in ('happy', '')
+        crop = listener.of(face_id, 'cropped')[-1]
+        assert (crop.height, crop.width, crop.encoding) == (128, 128, 'bgr8')
+        roi = listener.of(face_id, 'roi')[-1]
+        assert 0 <= roi.xmin < roi.xmax <= 1 and roi.header.stamp.sec >= 1000
+        graph.publish_until(np.zeros_like(happy), lambda: listener.ids() == [])
 
 
-def test_every_parameter_has_a_description_and_the_yaml_documents_all(
-    tmp_path: Path, domain_id: int, root: Path
+def test_the_faces_of_another_node_are_read(
+    tmp_path: Path, domain_id: int, server_address: str, happy: Any
 ) -> None:
-    import yaml
+    pytest.importorskip('hri_msgs')
+    from hri_msgs.msg import Expression, IdsList
+    from node_graph import image_message
 
-    content = yaml.safe_load((root / 'config/robot.yaml').read_text())
-    documented = content['/**']['ros__parameters']
-    with running(tmp_path / 'log', domain_id, autostart=False) as graph:
-        listed = graph.call(
-            ListParameters, '/emotion_node/list_parameters', ListParameters.Request()
-        ).result.names
-        of_rclpy = ('qos_overrides', 'use_sim_time', 'start_type_description_service')
-        ours = [name for name in listed if not name.startswith(of_rclpy)]
-        assert set(ours) == set(documented)
-        described = graph.call(
-            DescribeParameters,
-            '/emotion_node/describe_parameters',
-            DescribeParameters.Request(names=ours),
-        ).descriptors
-    assert all(len(descriptor.description) > 10 for descriptor in described)
-    # What may be left open has no range of ROS's, which could not have a hole: it is said in text.
-    sides = next(d for d in described if d.name == 'face_size_px')
-    assert sides.additional_constraints == '0 or 12 to 224' and not sides.integer_range
-    faces = next(d for d in described if d.name == 'max_faces')
-    assert (faces.integer_range[0].from_value, faces.integer_range[0].to_value) == (1, 64)
+    with running(
+        tmp_path / 'log', domain_id, server_address=server_address, faces_from='rep155'
+    ) as graph:
+        lists = graph.heard.create_publisher(IdsList, '/humans/faces/tracked', 5)
+        crops = graph.heard.create_publisher(Image, '/humans/faces/anna/cropped', 5)
+        expressions: list[Any] = []
+        graph.heard.create_subscription(
+            Expression, '/humans/faces/anna/expression', expressions.append, 5
+        )
+        # The face of the portrait, as a node that finds faces would cut it out.
+        crop = cv2.resize(happy[28:142, 257:371], (128, 128))
+        stamp_ns = 10**12
+        deadline_s = time.monotonic() + WAIT_S
+        while not any(expression.expression == 'happy' for expression in expressions):
+            assert time.monotonic() < deadline_s, (tmp_path / 'log').read_text()
+            stamp_ns += 33_000_000
+            picture = image_message(crop, 'bgr8', stamp_ns)
+            lists.publish(IdsList(header=picture.header, ids=['anna']))
+            crops.publish(picture)
+            time.sleep(0.033)
+        message = graph.newest()
+        assert (message.face_id, message.label) == ('anna', 'happiness')
+        assert (message.roi.width, message.roi.height) == (0, 0), 'the camera is not known'

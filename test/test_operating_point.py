@@ -352,3 +352,25 @@ def test_sixty_four_faces_are_planned_in_no_time() -> None:
         times_s.append(time.perf_counter() - began_s)
     # Measured: about 1.5 ms; a plan holds for 100 ms.
     assert sorted(times_s)[len(times_s) // 2] < 0.02
+
+
+def test_pins_can_be_changed_and_the_measured_grid_is_not_lost_by_it() -> None:
+    chooser, between = make(), limits(5000.0)
+    free = one(chooser, between)
+    pins: list[dict[str, Any]] = [
+        {'face_size_px': 20}, {'quality': 30, 'codec': 'jpeg'}, {'frame_rate_fps': 2.0}
+    ]
+    for pinned in pins:
+        chooser.configure(RobotConfig(**pinned))
+        assert one(chooser, between) == one(make(**pinned), between) != free
+    chooser.configure(RobotConfig())
+    assert one(chooser, between) == free
+
+
+def test_a_grid_that_comes_while_pins_are_set_is_pinned_too() -> None:
+    chooser = make(face_size_px=20)
+    other = tuple(point._replace(bytes_p50=2 * point.bytes_p50) for point in GRID)
+    chooser.set_grid(other)
+    assert one(chooser, limits()).face_size_px == 20
+    chooser.configure(RobotConfig())
+    assert one(chooser, limits()) == one(make(other), limits())

@@ -27,10 +27,12 @@ import pytest
 MANIFESTS = ('package.xml', 'ferros_msgs/package.xml')
 # What the robot half may need from the distribution: all of it has a rosdep key.
 ROBOT_NEEDS = {
-    'cv_bridge', 'diagnostic_msgs', 'ferros_msgs', 'launch_ros', 'rclpy', 'sensor_msgs',
+    'cv_bridge', 'diagnostic_msgs', 'ferros_msgs', 'launch_ros', 'py_trees', 'rcl_interfaces',
+    'rclpy', 'rosgraph_msgs', 'sensor_msgs',
     'std_msgs', 'python3-grpcio', 'python3-numpy', 'python3-opencv', 'python3-protobuf',
     'python3-yaml',
 }
+PROGRAMS = ('bag_check', 'camera_player', 'comfort_behaviour', 'emotion_node', 'link_check')
 CLOUD_ONLY = ('onnxruntime', 'torch', 'tqdm', 'matplotlib', 'safetensors', 'ray')
 
 
@@ -95,11 +97,14 @@ def test_an_installation_has_every_launch_file_parameter_file_and_package(root, 
     expected = {'share/ament_index/resource_index/packages/ferros', 'share/ferros/package.xml'}
     expected |= {f'share/ferros/launch/{path.name}' for path in (root / 'launch').glob('*.py')}
     expected |= {f'share/ferros/config/{path.name}' for path in (root / 'config').glob('*.*')}
+    worlds = [*(root / 'worlds').glob('*.sdf'), *(root / 'worlds').glob('textures/*.png')]
+    assert worlds
+    expected |= {f'share/ferros/{path.relative_to(root)}' for path in worlds}
     for package in ('ferros', 'ferros_proto', 'cloud_server'):
         expected |= {
             site + str(path.relative_to(root)) for path in (root / package).rglob('*.py')}
     # What colcon looks for: `ros2 run` finds programs in lib/ferros only.
-    expected |= {f'lib/ferros/{name}' for name in ('camera_player', 'emotion_node', 'link_check')}
+    expected |= {f'lib/ferros/{name}' for name in PROGRAMS}
     for models in ('cloud_server/weights', 'ferros/models'):
         expected |= {
             site + str(path.relative_to(root)) for path in (root / models).rglob('*')
@@ -125,8 +130,7 @@ def test_every_program_and_entry_point_exists(root):
         pytest.skip('the checkout is not installed')
     entry_points = {entry_point.name: entry_point for entry_point in ferros.entry_points}
     assert set(entry_points) == {
-        'camera_player', 'emotion_node', 'ferros-cloud', 'ferros-link-check', 'link_check',
-        'default',
+        *PROGRAMS, 'ferros-cloud', 'ferros-link-check', 'default',
     }
     assert entry_points['default'].group == 'ferros.face_source'
     for entry_point in entry_points.values():

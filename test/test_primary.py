@@ -18,6 +18,7 @@ from ferros.types import Box, Track
 
 MS = 1_000_000
 
+
 def face(face_id: str, side: float) -> Track:
     return Track(face_id, Box(0, 0, side, side), 0)
 

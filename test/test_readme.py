@@ -42,14 +42,18 @@ ELSEWHERE = (
     'server_command:="$HOME/ferros-server/bin/ferros-cloud serve"',
     'ros2 launch ferros cloud_fer.launch.py --show-args',
     'ros2 topic echo /emotion',
+    'ros2 launch ferros simulation.launch.py',
+    # Tested as processes, without the ros2 command.
+    'ros2 run ferros comfort_behaviour',
+    'ros2 run ferros bag_check my_bag expectation.yaml',
     'ros2 run ferros link_check 192.168.1.20 --insecure --picture',
     'make demo SOURCE=0',
 )
 # This very run, with the quick benches; what test_study_smoke.py runs; the workspace, which
 # test_package.py builds.
 BY_OTHERS = (
-    'make test', 'make study-smoke', 'make bench-link', 'make bench-server', 'make soak',
-    'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
+    'make test', 'make study-smoke', 'make bench-link', 'make bench-server', 'make bench-robot',
+    'make soak', 'ln -s ferros/ferros_msgs src/ferros_msgs', 'colcon build',
 )
 HERE = (
     'make demo',

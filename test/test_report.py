@@ -90,6 +90,7 @@ def search_record() -> Record:
         'best': {'params': trials[1]['params'], 'value': 0.8125},
     })
 
+
 command = partial(command_line.command, report)
 
 

@@ -94,6 +94,7 @@ def test_shade_falls_on_the_side_that_is_named() -> None:
 def test_blur_keeps_the_light_and_takes_detail_the_more_the_wider() -> None:
     one, two, sideways = (change(FACES.luma) for change in (
         robustness.blurred(1), robustness.blurred(2), robustness.smeared(5)))
+
     def detail(luma: np.ndarray, axis: int) -> float:
         return float(np.abs(np.diff(luma.astype(float), axis=axis)).mean())
 

@@ -590,3 +590,42 @@ def test_deciding_takes_little_time_per_frame() -> None:
         times_s.append((time.perf_counter() - began_s) / len(faces))
         now_ns += FRAME_NS
     assert sorted(times_s)[len(times_s) // 2] < 200e-6
+
+
+# -- parameters that change -----------------------------------------------------------------------
+
+
+def test_pins_that_change_hold_at_once_and_what_is_known_of_the_link_stays_known() -> None:
+    run = Run(400e3).until(10)
+    before = run.sender.bandwidth(10 * S)
+    run.sender.configure(RobotConfig(face_size_px=20, frame_rate_fps=5.0), 10 * S)
+    run.until(11)
+    assert [(point.face_size_px, point.frame_rate_fps) for point in run.points] == [(20, 5.0)]
+    assert run.sender.interval_ns == 200 * MS
+    after = run.sender.bandwidth(11 * S)
+    assert after.sent_bytes > before.sent_bytes
+    assert after.rate_bytes_per_s > 0.7 * before.rate_bytes_per_s
+    run.sender.configure(RobotConfig(), 11 * S)
+    run.until(16)
+    assert run.bytes_per_s(13, 16) > 0.8 * run.bytes_per_s(5, 10)
+
+
+def test_a_data_limit_that_changes_is_kept_from_then_on() -> None:
+    run = Run(1e6).until(5)
+    assert run.bytes_per_s(2, 5) > 2000
+    run.sender.configure(RobotConfig(data_limit_kbit_per_s=16.0), 5 * S)
+    run.until(20)
+    # The answers are paid for too.
+    assert 500 < run.bytes_per_s(9, 20) < 2000
+    run.sender.configure(RobotConfig(), 20 * S)
+    run.until(25)
+    assert run.bytes_per_s(22, 25) > 2000
+
+
+def test_nothing_is_sent_of_the_primary_face_while_there_is_no_connection() -> None:
+    run = Run(400e3)
+    assert run.sender.interval_ns is None
+    run.until(2)
+    assert run.sender.interval_ns is not None
+    run.sender.disconnect('connection_lost')
+    assert run.sender.interval_ns is None

@@ -167,4 +167,3 @@ async def test_an_overloaded_server_suggests_the_share_of_each_stream(gated):
         assert overloaded
         # 20 frames a second for two streams.
         assert overloaded[-1].suggested_frame_rate_fps == pytest.approx(10, rel=0.3)
-

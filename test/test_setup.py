@@ -188,3 +188,71 @@ def test_an_installation_that_was_cut_short_counts_as_missing(tmp_path):
     not os.environ.get('FERROS_VENV'), reason='wants the environment of .venv (make test)')
 def test_cmake_comes_from_pypi():
     assert Path(shutil.which('cmake') or '').parent == install.BIN
+
+
+def steps_of(layer: str, monkeypatch) -> list[str]:
+    """Return the names of the steps that a layer's set-up does, none of which is done."""
+    steps: list[str] = []
+    for name in ('tell_sizes', 'make_venv', 'install', 'mend_cmake_exports', 'build_messages',
+                 'build_test_messages', 'install_checkout', 'make_wire'):
+        monkeypatch.setattr(install, name, lambda *_, name=name: steps.append(name))
+    monkeypatch.setattr(install, 'ENV_SH', '')
+    monkeypatch.setattr(install, 'missing', lambda *_: [])
+    monkeypatch.setattr(install.Path, 'write_text', lambda *_: 0)
+    install.set_up(layer)
+    return steps
+
+
+def test_the_messages_that_only_tests_need_are_no_part_of_the_demos_layer(monkeypatch):
+    assert 'build_test_messages' not in steps_of('run', monkeypatch)
+    assert 'build_test_messages' in steps_of('dev', monkeypatch)
+    assert 'ros-test' not in install.ENV_SH
+
+
+def test_a_changed_message_for_tests_has_the_tests_layer_made_again_and_no_other():
+    script = (ROOT / 'tools' / 'setup.sh').read_text()
+    run, dev = (re.search(rf'^ +{layer}\) more=(.*?) ;;$', script, re.M | re.S)[1]
+                for layer in ('run', 'dev'))
+    assert 'test/' not in run
+    patterns = [pattern for pattern in dev.strip("'").split() if pattern.startswith('test/')]
+    watched = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    assert watched == {path for path in (ROOT / 'test' / 'interfaces').rglob('*')
+                       if path.is_file() and path.suffix != '.md'}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """Return an environment of this Python, and make the set-up work on it."""
+    venv = tmp_path / 'venv'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', venv], check=True)
+    for name, path in (('VENV', venv), ('BIN', venv / 'bin'), ('ROS_TEST', venv / 'ros-test')):
+        monkeypatch.setattr(install, name, path)
+    (venv / 'lib').mkdir(exist_ok=True)
+    return venv
+
+
+def put(package: str, folder: Path) -> None:
+    (folder / package).mkdir(parents=True)
+    (folder / package / '__init__.py').write_text('')
+
+
+def test_where_the_real_hri_msgs_is_installed_the_one_for_tests_is_not_built(tiny, monkeypatch):
+    version = f'{sys.version_info[0]}.{sys.version_info[1]}'
+    built = []
+    monkeypatch.setattr(install, 'build_interfaces', lambda *given: built.append(given))
+    site = tiny / install.site_of(version)
+    # The one for tests, as it is built: it does not stand in its own way.
+    put('hri_msgs', tiny / 'ros-test' / install.site_of(version))
+    (site / 'hri_msgs.pth').write_text(f'{tiny / "ros-test" / install.site_of(version)}\n')
+    library = tiny / 'lib' / 'libhri_msgs__rosidl_typesupport_c.so'
+    library.symlink_to(tiny / 'ros-test' / 'lib' / library.name)
+    # A folder of that name is no package.
+    (site / 'hri_msgs').mkdir()
+    install.build_test_messages(version)
+    assert built == [(install.HRI_MSGS, tiny / 'ros-test', version)]
+    put('hri_msgs', tiny / 'real')
+    (site / 'real.pth').write_text(f'{tiny / "real"}\n')
+    install.build_test_messages(version)
+    assert len(built) == 1
+    assert not (tiny / 'ros-test').exists()
+    assert not (site / 'hri_msgs.pth').exists() and not library.is_symlink()

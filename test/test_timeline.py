@@ -17,6 +17,7 @@ from ferros.timeline import Continuity, Timeline
 
 MS = 1_000_000
 
+
 def test_an_older_image_is_out_of_order_and_a_much_older_one_a_new_time_line() -> None:
     timeline = Timeline()
     assert timeline.follow(10_000 * MS) is Continuity.FORWARD

@@ -34,7 +34,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -230,7 +230,7 @@ def accuracies(
 
 
 def measure(
-    engine: OnnxEngine, faces: Faces, detectors: dict[str, Detector]
+    engine: OnnxEngine, faces: Faces, detectors: Mapping[str, Detector]
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """
     Return the figures of each detector, and its scales [M] over all borders for the picture.

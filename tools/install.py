@@ -30,6 +30,7 @@ import socket
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -39,6 +40,9 @@ WIRE = ROOT / '.venv-wire'
 LOG = ROOT / 'out' / 'setup.log'
 BIN = VENV / 'bin'
 ROS = VENV / 'ros'
+# What only the tests need, so that the demo's environment does not depend on it.
+ROS_TEST = VENV / 'ros-test'
+HRI_MSGS = ROOT / 'test' / 'interfaces' / 'hri_msgs'
 TORCH_CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 # The file of a package that pip writes when all others are in their place.
 WRITTEN_LAST = 'INSTALLER'
@@ -312,33 +316,71 @@ def digest(paths: list[Path], *more: str) -> str:
 
 def build_messages(python_version: str) -> None:
     """Build ferros_msgs into .venv/ros, and let this Python find it."""
-    sources = [path for path in (ROOT / 'ferros_msgs').rglob('*') if path.is_file()]
+    build_interfaces(ROOT / 'ferros_msgs', ROS, python_version)
+
+
+def build_test_messages(python_version: str) -> None:
+    """Build the stand-in for hri_msgs, for the tests, unless the real one is installed."""
+    if finds_another('hri_msgs', ROS_TEST):
+        forget_interfaces('hri_msgs', ROS_TEST, python_version)
+    else:
+        build_interfaces(HRI_MSGS, ROS_TEST, python_version)
+
+
+def finds_another(package: str, prefix: Path) -> bool:
+    """Return whether the environment's Python finds a package of that name outside prefix."""
+    code = ('import importlib.util, sys; package, prefix = sys.argv[1:]; '
+            'sys.path = [path for path in sys.path if not path.startswith(prefix)]; '
+            'spec = importlib.util.find_spec(package); '
+            # A folder of that name alone is none: it has no origin.
+            'sys.exit(not (spec and spec.origin))')
+    probe: list[str | Path] = [BIN / 'python', '-I', '-c', code, package, f'{prefix}{os.sep}']
+    return subprocess.run(probe, check=False, capture_output=True).returncode == 0
+
+
+def forget_interfaces(package: str, prefix: Path, python_version: str) -> None:
+    """Remove what build_interfaces made."""
+    shutil.rmtree(prefix, ignore_errors=True)
+    (VENV / site_of(python_version) / f'{package}.pth').unlink(missing_ok=True)
+    for library in (VENV / 'lib').glob(f'lib{package}__*.so'):
+        # What is no link was not made here.
+        if library.is_symlink():
+            library.unlink()
+
+
+def build_interfaces(source: Path, prefix: Path, python_version: str) -> None:
+    """Build a package of messages into a prefix of its own, and let this Python find it."""
+    package = ET.parse(source / 'package.xml').getroot().findtext('name', '')
+    sources = [path for path in source.rglob('*') if path.is_file()]
     key = digest(sources, python_version, (ROOT / 'requirements' / 'run.lock').read_text())
-    stamp = ROS / 'ferros-key'
+    stamp = prefix / 'ferros-key'
     if stamp.exists() and stamp.read_text() == key:
         return
-    say('building the ROS messages (ferros_msgs)')
+    say(f'building the ROS messages ({package})')
     build = VENV / 'build'
-    for folder in (ROS, build):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(build, ignore_errors=True)
+    forget_interfaces(package, prefix, python_version)
     env = clean_environment(VENV)
     env.update(AMENT_PREFIX_PATH=str(VENV), CMAKE_PREFIX_PATH=str(VENV), ROS_DISTRO='jazzy',
                ROS_VERSION='2', ROS_PYTHON_VERSION='3', COLCON_LOG_PATH=str(build / 'log'),
                CMAKE_COMMAND=str(BIN / 'cmake'), LD_LIBRARY_PATH=libraries(),
                _ROS_WHEELS_BOOTSTRAP_COMPLETE='1')
-    run([BIN / 'colcon', 'build', '--base-paths', 'ferros_msgs', '--merge-install',
-         '--build-base', build, '--install-base', ROS, '--event-handlers', 'console_direct+',
+    run([BIN / 'colcon', 'build', '--base-paths', source, '--merge-install',
+         '--build-base', build, '--install-base', prefix, '--event-handlers', 'console_direct+',
          '--cmake-args', '-G', 'Ninja', '-DBUILD_TESTING=OFF', '-DCMAKE_BUILD_TYPE=Release',
          f'-DPython3_EXECUTABLE={BIN / "python"}'], env=env)
     # So that .venv/bin/python finds them without any variable set.
-    site = Path('lib', f'python{python_version}', 'site-packages')
-    (VENV / site / 'ferros_msgs.pth').write_text(f'{ROS / site}\n')
-    for library in (VENV / 'lib').glob('libferros_msgs__*.so'):
-        library.unlink()
-    for library in (ROS / 'lib').glob('*.so'):
+    site = site_of(python_version)
+    (VENV / site / f'{package}.pth').write_text(f'{prefix / site}\n')
+    for library in (prefix / 'lib').glob('*.so'):
         (VENV / 'lib' / library.name).symlink_to(library)
     shutil.rmtree(build)
     stamp.write_text(key)
+
+
+def site_of(python_version: str) -> Path:
+    """Return where Python packages lie below a prefix."""
+    return Path('lib', f'python{python_version}', 'site-packages')
 
 
 def libraries() -> str:
@@ -400,7 +442,8 @@ def set_up(layer: str) -> None:
     (VENV / 'env.sh').write_text(ENV_SH.format(venv=VENV, ros=ROS, libraries=libraries()))
     build_messages(version)
     install_checkout()
-    if wire:
+    if layer == 'dev':
+        build_test_messages(version)
         make_wire(wire)
     say('.venv is ready')
 

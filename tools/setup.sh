@@ -47,11 +47,12 @@ fi
 # What a layer is made from, as one line. It is written down when all is done.
 key_of() {
     case $1 in
-        run) locks=requirements/run.lock ;;
-        dev) locks='requirements/run.lock requirements/dev.lock requirements/wire.lock' ;;
+        run) more=requirements/run.lock ;;
+        dev) more='requirements/run.lock requirements/dev.lock requirements/wire.lock
+            test/interfaces/*/*.xml test/interfaces/*/*.txt test/interfaces/*/msg/*' ;;
     esac
-    # shellcheck disable=SC2086  # a list of files
-    { echo "$PWD" && cat $locks tools/setup.sh tools/install.py setup.py setup.cfg \
+    # shellcheck disable=SC2086  # a list of files and patterns
+    { echo "$PWD" && cat $more tools/setup.sh tools/install.py setup.py setup.cfg \
         ferros_msgs/package.xml ferros_msgs/CMakeLists.txt ferros_msgs/msg/*; } | cksum
 }
 identity='import sys; print(sys.base_prefix, sys.version)'

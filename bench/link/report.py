@@ -46,7 +46,6 @@ not part of this repository: `FERROS_TEST_DATA` names the folder in whose `trace
 these scenarios are not run, and are listed as that."""
 
 
-
 class ReportError(ValueError):
     """The document has no place for what was measured."""
 

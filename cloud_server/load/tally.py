@@ -184,7 +184,6 @@ class StreamLog:
         # What a server must never do -> how often it did.
         self.protocol_errors: Counter[str] = Counter()
 
-
     def note(self, status: str, text: str) -> None:
         """Keep what the server says with a status, unless something is kept."""
         if status not in self.texts:

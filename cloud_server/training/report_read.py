@@ -239,5 +239,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise StudyError(f'{path}: expected an object, found {type(found).__name__}')
     return found
-
-
