@@ -48,8 +48,6 @@ _SURE: Final = 0.8
 _SURE_ELSEWHERE: Final = 0.9
 _SURE_SHARE: Final = 0.65
 _CLEAR_SHARE: Final = 0.9
-# Below this share of what is as it was an image shows another view than the one before.
-_SAME_VIEW: Final = 0.4
 # A face that was not detected for so long is no longer believed to be where it was followed to: it
 # may have turned away, and what is followed is hair or a wall.
 _MAX_FOLLOWED_NS: Final = 1_000_000_000
@@ -216,11 +214,14 @@ class Perception:
         """Follow, look and search in one image, and tell the tracker."""
         change = self._scenery.change(pyramid)
         steps = self._follow(pyramid, now_ns, change)
-        if change.same < _SAME_VIEW and not steps:
+        if change.is_other:
             # A cut: whoever is at the same place now is somebody else.
-            self._tracker.reset()
-            self._clear()
+            self._tracker.set_aside(steps)
+            self._waiting.clear()
             rounds.restart()
+        if change.is_back:
+            # It was none, but something that passed before the camera.
+            self._tracker.bring_back()
         search = _Search(self._detector, pyramid, self._pace.max_work)
         looked_for = self._look_closely(search, steps, now_ns, rounds)
         self._look_for_new(search, [step.box for step in steps.values()], rounds)
@@ -273,7 +274,6 @@ class Perception:
         if math.hypot(change.shift_x_px, change.shift_y_px) > 0.3 * face.box.width:
             # The camera itself turns.
             guesses.append((change.shift_x_px, change.shift_y_px))
-        is_same_view = change.same >= _SAME_VIEW
         best: _Step | None = None
         for guess_px in guesses:
             found = follow(before, pyramid, face.box, guess_px)
@@ -281,10 +281,9 @@ class Perception:
                 continue
             patch = face_patch(pyramid, found.box)
             alike = likeness(patch, self._sights[face.number].patch)
-            is_sure = found.share >= _SURE_SHARE and alike >= (
-                _SURE if is_same_view else _SURE_ELSEWHERE
-            )
-            if alike >= (best.alike if best else _MAYBE) and (is_sure or is_same_view):
+            sure = _SURE_ELSEWHERE if change.is_other else _SURE
+            is_sure = found.share >= _SURE_SHARE and alike >= sure
+            if alike >= (best.alike if best else _MAYBE) and (is_sure or not change.is_other):
                 best = _Step(found.box, alike, found.share, is_sure)
             if is_sure:
                 break

@@ -34,6 +34,10 @@ _MARGIN_Y_PX: Final = 8
 _FLAT: Final = 3.0
 # A place shows the same when it differs by less than this, in standard deviations of the view.
 _SAME: Final = 0.5
+# A view that was left is back when so much of it is there again, and another one when so little is
+# as it was.
+_BACK: Final = 0.75
+_OTHER: Final = 0.4
 # A turn is believed when the middle of the view is found again this surely.
 _FOUND: Final = 0.8
 
@@ -46,12 +50,15 @@ class Change(NamedTuple):
     # The share of the view that shows what it showed before, 0..1; 1 where there is nothing to
     # compare. Two views that have nothing in common agree in about a quarter.
     same: float
+    # Whether it is another view altogether, and whether it is the one again that was left then.
+    is_other: bool
+    is_back: bool
     # How far the view has moved within the image, in px of the published image.
     shift_x_px: float
     shift_y_px: float
 
 
-NONE: Final = Change(1.0, 0.0, 0.0)
+NONE: Final = Change(1.0, False, False, 0.0, 0.0)
 
 
 class Scenery:
@@ -65,16 +72,14 @@ class Scenery:
         self._view: Image | None = None
         # The same, whatever the exposure.
         self._exposed: Floats | None = None
+        # The view that was left when the camera's was another at once.
+        self._left: Floats | None = None
 
     def change(self, pyramid: Pyramid) -> Change:
         """Return how an image relates to the one before."""
         view = np.asarray(
             cv2.resize(
-                pyramid.level(
-                    pyramid.coarsest
-                    if pyramid.width_px < 128
-                    else pyramid.level_for(2 * _WIDTH_PX / pyramid.width_px)
-                ),
+                pyramid.level(pyramid.level_for(2 * _WIDTH_PX / pyramid.width_px)),
                 (_WIDTH_PX, _HEIGHT_PX),
                 interpolation=cv2.INTER_AREA,
             ),
@@ -85,19 +90,36 @@ class Scenery:
         old, self._exposed = self._exposed, exposed
         if before is None or old is None or before.std() < _FLAT or view.std() < _FLAT:
             return NONE
-        still = Change(_agreement(old, exposed), 0.0, 0.0)
+        same, shift = self._compare(before, view, old, exposed)
+        is_other = same < _OTHER
+        is_back = self._left is not None and _agreement(self._left, exposed) >= _BACK
+        if is_other:
+            self._left = old
+        elif is_back:
+            self._left = None
+        return Change(
+            same,
+            is_other,
+            is_back,
+            shift[0] * pyramid.width_px / _WIDTH_PX,
+            shift[1] * pyramid.height_px / _HEIGHT_PX,
+        )
+
+    def _compare(
+        self, before: Image, view: Image, old: Floats, exposed: Floats
+    ) -> tuple[float, tuple[int, int]]:
+        """Return the share that is the same, and by how much the view has moved."""
+        still = _agreement(old, exposed)
         middle = before[_MARGIN_Y_PX:-_MARGIN_Y_PX, _MARGIN_X_PX:-_MARGIN_X_PX]
         if middle.std() < _FLAT:
-            return still
+            return still, (0, 0)
         found = cv2.matchTemplate(view, middle, cv2.TM_CCOEFF_NORMED)
         _, best, _, (x, y) = cv2.minMaxLoc(found)
         x, y = x - _MARGIN_X_PX, y - _MARGIN_Y_PX
         if best < _FOUND or (x, y) == (0, 0):
-            return still
+            return still, (0, 0)
         turned = _agreement(*_overlap(old, exposed, x, y))
-        if turned <= still.same:
-            return still
-        return Change(turned, x * pyramid.width_px / _WIDTH_PX, y * pyramid.height_px / _HEIGHT_PX)
+        return (turned, (x, y)) if turned > still else (still, (0, 0))
 
 
 def _overlap(before: Floats, view: Floats, x: int, y: int) -> tuple[Floats, Floats]:

@@ -217,6 +217,7 @@ class Tracker:
         self._forget_ns = forget_ms * _NS_PER_MS
         self._confirm_hits = confirm_hits
         self._faces: list[Face] = []
+        self._aside: list[Face] = []
         self._newest_ns: int | None = None
         self._count = 0
 
@@ -228,7 +229,21 @@ class Tracker:
     def reset(self) -> None:
         """Forget every face, as after a jump of time; ids are not used again."""
         self._faces = []
+        self._aside = []
         self._newest_ns = None
+
+    def set_aside(self, but: Collection[int]) -> None:
+        """
+        Take no find for one of the faces any more: the camera shows another view.
+
+        but: the numbers of those that are known to be still there.
+        """
+        self._aside = [face for face in self._faces if face.number not in but]
+        self._faces = [face for face in self._faces if face.number in but]
+
+    def bring_back(self) -> None:
+        """Undo set_aside: the view is back. Faces that were unseen for too long are forgotten."""
+        self._faces, self._aside = [*self._aside, *self._faces], []
 
     def update(self, boxes: Sequence[Box], now_ns: int) -> list[Track]:
         """

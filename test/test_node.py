@@ -34,6 +34,7 @@ from node_graph import WAIT_S, running
 from sensor_msgs.msg import CompressedImage, Image
 
 from demo import processes
+from ferros.detect import make_detector
 from ferros.image import decode_compressed
 
 
@@ -336,8 +337,9 @@ def test_the_faces_of_another_node_are_read(
         graph.heard.create_subscription(
             Expression, '/humans/faces/anna/expression', expressions.append, 5
         )
-        # The face of the portrait, as a node that finds faces would cut it out.
-        crop = cv2.resize(happy[28:142, 257:371], (128, 128))
+        # As a node that finds faces would cut it out.
+        x, y, side, _ = (round(value) for value in make_detector('haar').detect(happy)[0])
+        crop = cv2.resize(happy[y : y + side, x : x + side], (128, 128))
         stamp_ns = 10**12
         deadline_s = time.monotonic() + WAIT_S
         while not any(expression.expression == 'happy' for expression in expressions):

@@ -32,7 +32,6 @@ second one is on probation for longer (ferros/fallback.py), so both kinds are me
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
@@ -48,6 +47,7 @@ from typing import Any
 
 import cv2
 
+from bench.robot import command
 from demo import clip, processes
 from demo.recorder import Heard, Recorder, recorder
 from ferros.types import Source
@@ -265,19 +265,5 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(prog='python -m bench.robot.fallback')
-    parser.add_argument('--quick', action='store_true', help='one round of each kind')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    options = parser.parse_args(arguments)
-    figures = measure(options.quick)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + '\n')
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command.run('bench.robot.fallback', measure))

@@ -24,21 +24,18 @@ beside each run a fixed loop is timed, which says how fast the machine was just 
 
 from __future__ import annotations
 
-import argparse
 import array
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
-from bench.robot import scenes
+from bench.robot import command, scenes
 from bench.robot.identities import detectors
 from ferros.answers import Answers
 from ferros.config import RobotConfig
@@ -52,6 +49,7 @@ from ferros.types import Codec, Image, OfferedFace
 SCENES = (scenes.NOBODY, scenes.MOVING, scenes.CROSSING, scenes.FEW)
 QUICK_SCENES = (scenes.CROSSING,)
 ENCODINGS = ('bgr8', 'rgb8', 'jpeg')
+QUICK_ENCODINGS = ('rgb8', 'jpeg')
 INTERVAL_NS = round(1e9 / scenes.RATE_FPS)
 RUNS = 3
 CROP_PX = 48
@@ -81,13 +79,14 @@ def measure(quick: bool = False) -> dict[str, Any]:
     """Return per detector and encoding the figures of the best run; None: it was not run."""
     cv2.setNumThreads(1)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    encodings = QUICK_ENCODINGS if quick else ENCODINGS
     runs: dict[str, dict[str, list[dict[str, float]]]] = {
-        name: {encoding: [] for encoding in ENCODINGS}
+        name: {encoding: [] for encoding in encodings}
         for name, config in detectors().items()
         if config is not None
     }
     images = [_images(scene) for scene in (QUICK_SCENES if quick else SCENES)]
-    for encoding in ENCODINGS:
+    for encoding in encodings:
         clips = [[_message(image, at, encoding) for at, image in enumerate(c)] for c in images]
         for name, config in detectors().items():
             if config is not None:
@@ -173,18 +172,5 @@ def fixed_loop_ms() -> float:
     return float(np.median(times_ms))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(prog='python -m bench.robot.frame_cost')
-    parser.add_argument('--quick', action='store_true', help='one scene, once')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    options = parser.parse_args(arguments)
-    text = json.dumps(measure(options.quick), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + '\n', encoding='utf-8')
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command.run('bench.robot.frame_cost', measure))

@@ -19,18 +19,15 @@ Whether ids stay with people, in rendered scenes in which it is known who is whe
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from bench.robot import scenes
+from bench.robot import command, scenes
 from bench.robot.scenes import Outcome, Scene
 from demo import processes
 from ferros.config import RobotConfig
@@ -39,7 +36,7 @@ from ferros.types import CameraFrame
 
 # YuNet's model does not come with ferros; it is looked for where the test data are.
 YUNET_FILE = 'models/face_detection_yunet.onnx'
-QUICK_SCENES = (scenes.CROSSING, scenes.OCCLUSION, scenes.CUT)
+QUICK_SCENES = (scenes.CUT,)
 
 
 def detectors() -> dict[str, RobotConfig | None]:
@@ -86,18 +83,5 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     return {**outcome._asdict(), 'first_s': first_s}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(prog='python -m bench.robot.identities')
-    parser.add_argument('--quick', action='store_true', help='three scenes')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    options = parser.parse_args(arguments)
-    text = json.dumps(measure(options.quick), indent=2)
-    print(text)
-    if options.json is not None:
-        options.json.write_text(text + '\n', encoding='utf-8')
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(command.run('bench.robot.identities', measure))
