@@ -27,6 +27,9 @@ from ferros.types import UNKNOWN, Box, CameraFrame, Observation, Source, Track
 
 NAN = float('nan')
 
+# For so long an answer is not overdue: longer than most take. With a camera of one image a second
+# the answer before is out of date whenever an image comes.
+_PATIENCE_NS: Final = 300_000_000
 # What an answer is counted as that was never published because the other one spoke.
 _UNSPOKEN: Final = {
     Source.CLOUD: 'answer_on_probation', Source.ROBOT: 'robot_answer_not_needed'
@@ -63,7 +66,9 @@ class Answers:
 
     A face-less image or an answer is published once, at most publish_rate_hz times a second, the
     newest first come. A face that is there and has no answer younger than max_age_ms is published
-    as `unknown`, with the stamp of the newest image. Published stamps only increase.
+    as `unknown`, with the stamp of the newest image. Published stamps only increase, so where the
+    primary face's answer is not overdue nothing is published before it is here: it could not say
+    the same image's stamp again.
 
     Of the server and the robot one speaks (see fallback.py). What the other one answers is kept,
     and comes out when that one begins to speak, if nothing newer was said of the face by then.
@@ -98,6 +103,8 @@ class Answers:
         self._seen_stamp_ns: int | None = None
         self._primary_id: str | None = None
         self._answers: dict[str, Observation] = {}
+        # When the image came that a face has been waiting for an answer since.
+        self._waits_since_ns: dict[str, int] = {}
         # The newest ones of who does not speak.
         self._unspoken: dict[str, Observation] = {}
         self._published: set[tuple[str, int]] = set()
@@ -139,6 +146,9 @@ class Answers:
             self._seen_stamp_ns = seen_stamp_ns
         self._fallback.on_image(is_seen, now_ns)
         here = {track.face_id for track in tracks}
+        self._waits_since_ns = {
+            face_id: self._waits_since_ns.get(face_id, frame.captured_ns) for face_id in here
+        }
         self._answers = {key: value for key, value in self._answers.items() if key in here}
         for face_id in self._unspoken.keys() - here:
             self._leave_unspoken(self._unspoken.pop(face_id))
@@ -171,8 +181,17 @@ class Answers:
         answers[answer.face_id] = answer
         if speaks:
             self._news = True
+            self._answered(answer)
         elif held is not None:
             self._leave_unspoken(held)
+
+    def _answered(self, answer: Observation) -> None:
+        """Note that a face waits no more, or only for the answers to newer images."""
+        assert self._newest is not None
+        if self._newest.stamp_ns > answer.stamp_ns:
+            self._waits_since_ns[answer.face_id] = self._newest.captured_ns
+        else:
+            self._waits_since_ns.pop(answer.face_id, None)
 
     # -- what follows ----------------------------------------------------------------------------
 
@@ -182,10 +201,8 @@ class Answers:
 
     def wait_ns(self, now_ns: int) -> int | None:
         """Return how long until there may be something to do; None: not before news."""
-        waits_ns = (
-            self._pacer.wait_ns(now_ns, self._interval_ns) if self._news else None,
-            self._fallback.wait_ns(now_ns),
-        )
+        pause_ns = max(self._pacer.wait_ns(now_ns, self._interval_ns), self._patience_ns(now_ns))
+        waits_ns = (pause_ns if self._news else None, self._fallback.wait_ns(now_ns))
         return min((wait_ns for wait_ns in waits_ns if wait_ns is not None), default=None)
 
     def observe(self, now_ns: int) -> tuple[Observation, ...]:
@@ -196,6 +213,8 @@ class Answers:
         """Return what is to be published now and note it as published; None: nothing."""
         self._follow(self._fallback.decide(now_ns))
         if self._newest is None or self._pacer.wait_ns(now_ns, self._interval_ns) > 0:
+            return None
+        if self._patience_ns(now_ns) > 0:
             return None
         self._news = False
         faces = self.observe(now_ns)
@@ -233,6 +252,18 @@ class Answers:
     def _leave_unspoken(self, answer: Observation) -> None:
         self._drops.count(_UNSPOKEN[answer.source])
 
+    def _patience_ns(self, now_ns: int) -> int:
+        """Return how long an answer about the primary face may still come before it is overdue."""
+        since_ns = self._waits_since_ns.get(self._primary_id or '')
+        if since_ns is None or self._is_fresh(self._primary_id or '', now_ns):
+            return 0
+        return max(0, since_ns + _PATIENCE_NS - now_ns)
+
+    def _is_fresh(self, face_id: str, now_ns: int) -> bool:
+        """Tell whether a face has an answer that is young enough."""
+        answer = self._answers.get(face_id)
+        return answer is not None and now_ns - answer.captured_ns <= self._max_age_ns
+
     def _new_emotion(self, faces: tuple[Observation, ...]) -> Observation | None:
         """Return what `emotion` has not said yet."""
         assert self._newest is not None
@@ -251,7 +282,7 @@ class Answers:
         """Return the face's answer, or `unknown` where it has none that is young enough."""
         assert self._newest is not None
         answer = self._answers.get(track.face_id)
-        if answer is not None and now_ns - answer.captured_ns <= self._max_age_ns:
+        if answer is not None and self._is_fresh(track.face_id, now_ns):
             is_sure = answer.confidence >= self._min_confidence
             return answer if is_sure else answer._replace(label=UNKNOWN)
         return nobody(self._newest)._replace(

@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import argparse
 import array
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -47,6 +45,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from ferros.encode import encode_colour
 from ferros.frame_source import FrameSource, SourceError, SourceFrame, open_source, repeat
+from ferros.stop import Stop
 
 _TRANSPORTS: Final = ('raw', 'compressed')
 _STAMPS: Final = ('auto', 'now', 'original')
@@ -229,7 +228,7 @@ def play(
     node: CameraPlayer,
     source: FrameSource,
     executor: SingleThreadedExecutor,
-    stop: threading.Event,
+    stop: Stop,
 ) -> str:
     """Publish the source at its own timing until it ends or stop is set; tell what was done."""
     published = late = 0
@@ -252,7 +251,7 @@ def play(
     )
 
 
-def _spin_until(executor: SingleThreadedExecutor, when_s: float, stop: threading.Event) -> None:
+def _spin_until(executor: SingleThreadedExecutor, when_s: float, stop: Stop) -> None:
     """Wait, answering parameter requests meanwhile; spin_once returns after each."""
     while not stop.is_set():
         remaining_s = when_s - time.monotonic()
@@ -262,7 +261,7 @@ def _spin_until(executor: SingleThreadedExecutor, when_s: float, stop: threading
 
 
 def _wait_for_subscribers(
-    node: CameraPlayer, executor: SingleThreadedExecutor, stop: threading.Event
+    node: CameraPlayer, executor: SingleThreadedExecutor, stop: Stop
 ) -> None:
     deadline_s = time.monotonic() + node.config.wait_timeout_s
     wanted = node.config.wait_for_subscribers
@@ -275,7 +274,7 @@ def _wait_for_subscribers(
     _spin_until(executor, time.monotonic() + _SETTLE_S, stop)
 
 
-def run(arguments: PlayerConfig, stop: threading.Event) -> None:
+def run(arguments: PlayerConfig, stop: Stop) -> None:
     """
     Play what the arguments and the ROS parameters ask for, until stop is set.
 
@@ -305,9 +304,7 @@ def main(args: Sequence[str] | None = None) -> int:
     command_line = list(sys.argv if args is None else ['camera_player', *args])
     # rclpy's own handlers would end the context under a wait or a publication that is under way.
     rclpy.init(args=command_line, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stop.set())
+    stop = Stop()
     try:
         run(parse_arguments(remove_ros_args(args=command_line)[1:]), stop)
     except (SourceError, ValueError) as err:
@@ -315,6 +312,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     finally:
         rclpy.try_shutdown()
+        stop.finish()
     return 0
 
 

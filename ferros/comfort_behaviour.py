@@ -24,9 +24,7 @@ changes. The exit status is 0, or 2 where a parameter is no good or py_trees is 
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +41,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
+
+from ferros.stop import Stop
 
 # How long the end is not noticed at most.
 LONGEST_SPIN_S = 0.1
@@ -137,9 +137,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the executable and return its exit status."""
     # rclpy's own handlers would end the context under a tick that is under way.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stop.set())
+    stop = Stop()
     try:
         _run(stop)
     except (ParameterException, ValueError) as error:
@@ -147,10 +145,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     finally:
         rclpy.try_shutdown()
+        stop.finish()
     return 0
 
 
-def _run(stop: threading.Event) -> None:
+def _run(stop: Stop) -> None:
     node = Comfort()
     executor = SingleThreadedExecutor()
     executor.add_node(node)

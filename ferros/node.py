@@ -20,7 +20,6 @@ import faulthandler
 import functools
 import gc
 import logging
-import signal
 import sys
 import threading
 import time
@@ -39,6 +38,7 @@ import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -67,6 +67,8 @@ from ferros.pipeline import Processed, in_colour
 from ferros.rep155 import ExpressionPublisher, Rep155Publisher, require_hri_msgs
 from ferros.rep155_faces import Rep155Faces
 from ferros.rep155_scene import Scene
+from ferros.stop import Stop
+from ferros.timeline import JUMP_BACK_NS
 from ferros.worker import Log, Models, Worker, load_models
 
 # Images: the newest counts. Best effort hears reliable publishers too; qos_overrides change it.
@@ -300,15 +302,21 @@ class EmotionNode(LifecycleNode):
         )
         self._begun.callback(self.destroy_timer, timer)
         jumps = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=rclpy.duration.Duration(nanoseconds=-1)),
+            JumpThreshold(
+                min_forward=None,
+                min_backward=Duration(nanoseconds=-JUMP_BACK_NS),
+                on_clock_change=False,
+            ),
             post_callback=self._on_clock_jump,
         )
         self._begun.callback(jumps.unregister)
 
     def _end_work(self) -> None:
-        self._begun.close()
-        self._worker = None
-        self._rep155 = self._expressions = self._scenes = None
+        try:
+            self._begun.close()
+        finally:
+            self._worker = None
+            self._rep155 = self._expressions = self._scenes = None
 
     # -- callbacks of the executor: they only store ----------------------------------------------
 
@@ -412,9 +420,7 @@ def main(arguments: list[str] | None = None) -> int:
     faulthandler.enable()
     # rclpy's own handlers would end the context under the worker that still publishes.
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda *_: stop.set())
+    stop = Stop()
     # Several threads see and read here; each has one core to itself at most.
     cv2.setNumThreads(1)
     try:
@@ -427,12 +433,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(node, stop)
     finally:
-        # Python gives up its own handlers at the end: another Ctrl-C would then kill the node.
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, signal.SIG_IGN)
         node.destroy_node()
         rclpy.try_shutdown()
         _await_threads()
+        stop.finish()
 
 
 def _await_threads() -> None:
@@ -443,7 +447,7 @@ def _await_threads() -> None:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
 
-def _run(node: EmotionNode, stop: threading.Event) -> int:
+def _run(node: EmotionNode, stop: Stop) -> int:
     """Spin the node in a thread until stop is set; the main thread is the one signals reach."""
     success = TransitionCallbackReturn.SUCCESS
     if node.autostart and (

@@ -34,6 +34,8 @@ from ferros.image import BadImage, decode, decode_compressed, decode_reduced
 from ferros.perception import Perception
 from ferros.types import CameraFrame, Image, OfferedFace, Track
 
+# How often the same reason to start afresh is said, at most.
+_SAID_AGAIN_NS = 1_000_000_000
 # Reads an image message of an encoding that is not known here, as BGR.
 Convert = Callable[[Any], Any]
 
@@ -77,6 +79,8 @@ class Pipeline:
         self._answers = answers
         self._readers = readers
         self._convert = convert
+        # Why and when it was said last that everything begins anew.
+        self._forgot, self._forgot_ns = '', 0
         self._warn = warn
         self._clock_ns = clock_ns
 
@@ -139,7 +143,8 @@ class Pipeline:
         stamp = message.header.stamp
         return CameraFrame(
             image,
-            stamp.sec * 1_000_000_000 + stamp.nanosec,
+            # A field of ROS may hold more nanoseconds than there are in a second.
+            stamp.sec * 1_000_000_000 + min(stamp.nanosec, 999_999_999),
             arrived_ns,
             message.header.frame_id,
             reduction,
@@ -147,7 +152,11 @@ class Pipeline:
         )
 
     def _forget(self, why: str) -> None:
-        self._warn(f'starting afresh: {why}')
+        now_ns = self._clock_ns()
+        # Two cameras on one topic would fill the log; all are counted.
+        if why != self._forgot or now_ns - self._forgot_ns > _SAID_AGAIN_NS:
+            self._warn(f'starting afresh: {why}')
+            self._forgot, self._forgot_ns = why, now_ns
         self._drops.count('restarted')
         self._answers.reset()
 

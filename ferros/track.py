@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,9 +52,10 @@ _MAX_ASTRAY_NS: Final = 1000 * _NS_PER_MS
 _VELOCITY_NS: Final = 70 * _NS_PER_MS
 _COURSE_NS: Final = 350 * _NS_PER_MS
 _MAX_PREDICTION_NS: Final = 1200 * _NS_PER_MS
-# Unseen for longer than this a face may have stopped on its way, and has to look like itself when
-# it is back.
+# Unseen for longer than this, or at once if it vanishes so many sides beside another one, it is
+# out of view: it may have stopped on its way, and has to look like itself when it is back.
 _HIDDEN_NS: Final = 200 * _NS_PER_MS
+_BEHIND_SIDES: Final = 1.3
 _MIN_LIKENESS: Final = 0.2
 # At once only if it surely looks like itself; else once it has been in view for _HOLD_NS: at first
 # it may be half hidden still.
@@ -100,7 +101,7 @@ class _Velocity(NamedTuple):
 _STILL: Final = _Velocity(0.0, 0.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class Face:
     """A face under way: where it is and what is needed to find it in the next image."""
 
@@ -278,8 +279,12 @@ class Tracker:
             self.reset()
         followed = followed or {}
         self._faces = [face for face in self._faces if now_ns - face.seen_ns <= self._forget_ns]
-        hidden = [face for face in self._faces if self._is_hidden(face, now_ns)]
-        numbers = self._assign(found, now_ns, followed, doubtful)
+        hidden = [
+            face
+            for face in self._faces
+            if face.number not in followed and self._is_hidden(face, followed.values(), now_ns)
+        ]
+        numbers = self._assign(hidden, found, now_ns, followed, doubtful)
         self._adopt(hidden, found, now_ns, numbers)
         for face in self._faces:
             if face.detected_ns == now_ns:
@@ -295,16 +300,19 @@ class Tracker:
         self._newest_ns = now_ns
         return numbers
 
-    def _is_hidden(self, face: Face, now_ns: int) -> bool:
-        """Tell whether a face has been out of view, not just between two images."""
-        return (
-            face.is_confirmed
-            and now_ns - face.seen_ns > _HIDDEN_NS
-            and face.seen_ns != self._newest_ns
+    def _is_hidden(self, face: Face, others: Iterable[Box], now_ns: int) -> bool:
+        """Tell whether a face is out of view, not just between two images."""
+        if not face.is_confirmed or face.seen_ns == self._newest_ns:
+            return False
+        expected = face.predict(now_ns)
+        # Who vanishes beside somebody else is behind him.
+        return now_ns - face.seen_ns > _HIDDEN_NS or any(
+            _distance_sides(expected, other) < _BEHIND_SIDES for other in others
         )
 
     def _assign(
         self,
+        hidden: Sequence[Face],
         found: Sequence[Sighting],
         now_ns: int,
         followed: Mapping[int, Box],
@@ -313,7 +321,7 @@ class Tracker:
         """Give each find to the face in view that it is, a new one where there is none."""
         sure = {number: box for number, box in followed.items() if number not in doubtful}
         owners = [_owner(one.box, sure) for one in found]
-        faces = [face for face in self._faces if not self._is_hidden(face, now_ns)]
+        faces = [face for face in self._faces if face not in hidden]
         places = []
         for face in faces:
             expected = followed.get(face.number) or face.predict(now_ns)
@@ -477,8 +485,7 @@ def _fit(expected: Box, found: Box, unseen_ns: int) -> float:
     side, found_side = math.sqrt(expected.area_px), math.sqrt(found.area_px)
     if max(side, found_side) > _MAX_GROWTH * min(side, found_side):
         return 0.0
-    (x, y), (found_x, found_y) = expected.centre, found.centre
-    distance_sides = math.hypot(found_x - x, found_y - y) / max(side, found_side)
+    distance_sides = _distance_sides(expected, found)
     astray_s = max(0, min(unseen_ns, _MAX_ASTRAY_NS) - _HIDDEN_NS) / _NS_PER_S
     reach_sides = _MAX_DISTANCE_SIDES + _ASTRAY_SIDES_PER_S * astray_s
     if distance_sides >= reach_sides:
@@ -486,6 +493,12 @@ def _fit(expected: Box, found: Box, unseen_ns: int) -> float:
     # The overlap tells sizes apart, the distance still tells a fast face from nothing when no
     # overlap is left.
     return iou(expected, found) + 1 - distance_sides / reach_sides
+
+
+def _distance_sides(one: Box, other: Box) -> float:
+    """Return the distance of two boxes' centres in sides of the larger one."""
+    (x, y), (other_x, other_y) = one.centre, other.centre
+    return math.hypot(other_x - x, other_y - y) / math.sqrt(max(one.area_px, other.area_px))
 
 
 def iou(one: Box, other: Box) -> float:

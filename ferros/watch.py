@@ -45,7 +45,8 @@ class Watch:
             if self._last_image_ns is not None:
                 gap_ns = now_ns - self._last_image_ns
                 # Images may arrive in bunches; what counts is how many there are.
-                self._interval_ns += _GAP_WEIGHT * (gap_ns - self._interval_ns)
+                weight = _GAP_WEIGHT if self._interval_ns else 1.0
+                self._interval_ns += weight * (gap_ns - self._interval_ns)
             self._last_image_ns = now_ns
 
     @property

@@ -238,11 +238,11 @@ class Worker:
 
     def _deal_with(self, mail: Mail) -> None:
         if mail.config is not None:
-            try:
-                self._link.reconfigure(mail.config)
-                self._configure(mail.config)
-            except (AccessError, DetectorError) as error:
-                self._log.error(f'not all parameters hold: {error}')
+            for part in (self._link.reconfigure, self._configure):
+                try:
+                    part(mail.config)
+                except (AccessError, DetectorError) as error:
+                    self._log.error(f'not all parameters hold: {error}')
         if mail.reset:
             self._pipeline.reset(mail.reset)
         link = self._link.report()

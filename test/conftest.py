@@ -106,10 +106,10 @@ def happy() -> Any:
     """Return an image with a smiling face."""
     from demo import clip
 
-    for time_s, image in clip.frames():
-        if time_s >= 3.0:
-            return image
-    raise AssertionError('the clip is too short')
+    try:
+        return next(image for time_s, image in clip.frames() if time_s >= 3.0)
+    except RuntimeError as error:
+        pytest.skip(f'the portrait of scikit-image is not there: {error}')
 
 
 @pytest.fixture(scope='module')

@@ -13,9 +13,11 @@
 # limitations under the License.
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ferros.answers import Answers, Publication, nobody
 from ferros.config import RobotConfig
@@ -106,7 +108,10 @@ def test_an_answer_carries_the_stamp_of_its_image_and_the_array_that_of_the_newe
 def test_a_face_without_an_answer_is_unknown_and_stamped_with_the_newest_image() -> None:
     answers = make()
     answers.on_image(frame(66), [track()], 66 * MS)
-    emotion = due(answers, 70).emotion
+    # An answer may still come, which could not repeat the stamp.
+    assert answers.due(70 * MS) is None
+    assert answers.wait_ns(70 * MS) == 296 * MS
+    emotion = due(answers, 366).emotion
     assert emotion is not None
     assert (emotion.label, emotion.face_id, emotion.stamp_ns) == (UNKNOWN, 'a', stamp(66))
     assert emotion.box == Box(10, 10, 50, 50)
@@ -125,16 +130,40 @@ def test_an_answer_that_grew_too_old_turns_into_unknown() -> None:
 
 
 def test_stamps_only_increase_even_when_answers_come_after_unknown() -> None:
-    answers = make(max_age_ms=300)
+    answers = make(max_age_ms=600)
     answers.on_image(frame(1000), [track()], 1000 * MS)
-    assert due(answers, 1000).emotion is not None  # unknown, stamped 1000
+    assert due(answers, 1300).emotion is not None  # unknown, stamped 1000
     hear(answers, answer(950))
-    answers.on_image(frame(1033), [track()], 1033 * MS)
-    publication = answers.due(1100 * MS)
+    answers.on_image(frame(1333), [track()], 1333 * MS)
+    publication = answers.due(1400 * MS)
     assert publication is None or publication.emotion is None
-    hear(answers, answer(1033))
-    answers.on_image(frame(1150), [track()], 1150 * MS)
-    assert due(answers, 1250).emotion == answer(1033)
+    hear(answers, answer(1333))
+    answers.on_image(frame(1450), [track()], 1450 * MS)
+    assert due(answers, 1550).emotion == answer(1333)
+
+
+@pytest.mark.parametrize('interval_ms', [1000, 1400])
+def test_a_slow_camera_has_its_answers_though_each_is_old_when_the_next_image_comes(
+    interval_ms: int,
+) -> None:
+    answers = make()
+    for at_ms in range(0, 6 * interval_ms, interval_ms):
+        answers.on_image(frame(at_ms), [track()], at_ms * MS)
+        assert answers.due(at_ms * MS) is None, 'nothing is overdue yet'
+        hear(answers, answer(at_ms))
+        assert due(answers, at_ms + 40).emotion == answer(at_ms)
+
+
+def test_faces_that_nobody_answers_are_unknown_however_fast_the_camera_is() -> None:
+    answers = make()
+    published = []
+    for at_ms in range(0, 3000, 33):
+        answers.on_image(frame(at_ms), [track()], at_ms * MS)
+        publication = answers.due(at_ms * MS)
+        if publication is not None and publication.emotion is not None:
+            published.append(at_ms)
+    assert published[0] <= 330
+    assert all(later - earlier <= 133 for earlier, later in itertools.pairwise(published))
 
 
 def test_at_most_ten_messages_a_second_are_published_and_the_newest_first() -> None:
@@ -269,7 +298,7 @@ def test_rate_and_greatest_age_can_be_changed_while_it_runs() -> None:
     assert answers.wait_ns(201 * MS) == 50 * MS
     assert due(answers, 251).emotion == answer(90)
     answers.on_image(frame(310), [track()], 310 * MS)
-    emotion = due(answers, 310).emotion
+    emotion = due(answers, 551).emotion
     assert emotion is not None and emotion.label == UNKNOWN
 
 

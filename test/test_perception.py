@@ -22,15 +22,15 @@ import cv2
 import numpy as np
 import pytest
 
-scenes = pytest.importorskip('bench.robot.scenes', reason='needs the portrait of scikit-image')
-
-from ferros.config import RobotConfig  # noqa: E402
-from ferros.detect import DetectorError  # noqa: E402
-from ferros.perception import Perception, make_perception  # noqa: E402
-from ferros.types import CameraFrame  # noqa: E402
+from bench.robot import scenes
+from ferros.config import RobotConfig
+from ferros.detect import DetectorError
+from ferros.perception import Perception, make_perception
+from ferros.types import CameraFrame
 
 MS = 1_000_000
-pytestmark = pytest.mark.usefixtures('one_thread')
+# The scenes are made of the same portrait as `happy`.
+pytestmark = pytest.mark.usefixtures('one_thread', 'happy')
 
 
 def config(detector: str, request: Any) -> RobotConfig:

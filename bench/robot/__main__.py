@@ -76,8 +76,10 @@ def main() -> int:
 def _play(chosen: list[str], quick: bool, measured: dict[str, Any]) -> None:
     started_s = time.monotonic()
     for number, name in enumerate(chosen, 1):
-        print(f'[{time.monotonic() - started_s:4.0f} s] {number} of {len(chosen)}: {name}',
-              flush=True)
+        print(
+            f'[{time.monotonic() - started_s:4.0f} s] {number} of {len(chosen)}: {name}',
+            flush=True,
+        )
         measured[name] = _run(MODULES[name], quick)
 
 
@@ -87,7 +89,9 @@ def _run(module: str, quick: bool) -> Any:
         result = Path(folder) / 'result.json'
         command = [sys.executable, '-m', module, '--json', str(result)]
         subprocess.run(
-            command + ['--quick'] * quick, check=True, stdout=subprocess.DEVNULL,
+            command + ['--quick'] * quick,
+            check=True,
+            stdout=subprocess.DEVNULL,
             cwd=processes.ROOT,
         )
         return json.loads(result.read_text())

@@ -49,8 +49,12 @@ FULL = Limits()
 # Once, beside whatever else the machine does: times get room, what no load can change is held to
 # in full.
 QUICK = Limits(
-    frame_p50_ms=25.0, frame_p99_ms=100.0, executor_p99_ms=25.0, fallback_ms=1500.0,
-    handback_ms=6000.0, switches=4.0,
+    frame_p50_ms=25.0,
+    frame_p99_ms=100.0,
+    executor_p99_ms=25.0,
+    fallback_ms=1500.0,
+    handback_ms=6000.0,
+    switches=4.0,
 )
 
 
@@ -95,13 +99,25 @@ def check(measured: Mapping[str, Any], limits: Limits) -> list[Bound]:
         ]
     return [
         *bounds,
-        Bound('p99 of how long the executor is held up', executor.get('p99_ms'),
-              limits.executor_p99_ms, 'ms'),
+        Bound(
+            'p99 of how long the executor is held up',
+            executor.get('p99_ms'),
+            limits.executor_p99_ms,
+            'ms',
+        ),
         Bound('from silence to the robot', fallback.get('fallback_ms'), limits.fallback_ms, 'ms'),
-        Bound('from the return of the server to its answer', fallback.get('handback_ms'),
-              limits.handback_ms, 'ms'),
-        Bound('changes of who speaks while the server comes and goes', fallback.get('switches'),
-              limits.switches, ''),
+        Bound(
+            'from the return of the server to its answer',
+            fallback.get('handback_ms'),
+            limits.handback_ms,
+            'ms',
+        ),
+        Bound(
+            'changes of who speaks while the server comes and goes',
+            fallback.get('switches'),
+            limits.switches,
+            '',
+        ),
     ]
 
 

@@ -71,8 +71,17 @@ def _one(
 ) -> dict[str, float]:
     result, log = folder / f'{transport}.json', folder / f'{transport}.log'
     command = [
-        sys.executable, '-m', 'bench.robot.executor_block', '--transport', transport,
-        '--address', address, '--seconds', str(seconds), '--result', str(result),
+        sys.executable,
+        '-m',
+        'bench.robot.executor_block',
+        '--transport',
+        transport,
+        '--address',
+        address,
+        '--seconds',
+        str(seconds),
+        '--result',
+        str(result),
     ]
     camera = ['--rate-hz', str(RATE_HZ), '--transport', transport, '--loop']
     with (

@@ -140,9 +140,7 @@ class _Robot:
         """Return a round with the time since the first answer of the new server."""
         rest = dict(times)
         silenced_s, handed_back_s = rest.pop('silenced_s'), rest.pop('handed_back_s')
-        answered_s = min(
-            at_s for at_s in _answers_s(self._trace) if at_s > silenced_s + SILENT_S
-        )
+        answered_s = min(at_s for at_s in _answers_s(self._trace) if at_s > silenced_s + SILENT_S)
         return {**rest, 'handback_ms': _ms(handed_back_s - answered_s)}
 
     def flap(self, for_s: float) -> dict[str, float]:
@@ -233,7 +231,9 @@ def _robot(domain_id: int, folder: Path) -> Iterator[_Robot]:
         heard = stack.enter_context(recorder(domain_id))
         node = stack.enter_context(
             processes.node(
-                folder / 'node.log', environment, server_address=server.address,
+                folder / 'node.log',
+                environment,
+                server_address=server.address,
                 trace_file=str(trace),
             )
         )

@@ -58,20 +58,34 @@ def _draw_costs(axes: Axes, frame: Mapping[str, Any]) -> None:
         axes.barh(place, row['p50_ms'], height=0.6, color=BLUE)
         for figure, shift in (('p50_ms', 4), ('p99_ms', 4)):
             axes.annotate(
-                f'{row[figure]:.1f}', (row[figure], place), xytext=(shift, 0), va='center',
-                textcoords='offset points', color=INK, fontsize=9,
+                f'{row[figure]:.1f}',
+                (row[figure], place),
+                xytext=(shift, 0),
+                va='center',
+                textcoords='offset points',
+                color=INK,
+                fontsize=9,
             )
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     for limit, name in ((FULL.frame_p50_ms, 'p50'), (FULL.frame_p99_ms, 'p99')):
         axes.axvline(limit, color=ORANGE, lw=1)
         axes.annotate(
-            f'{name} at most', (limit, 1.0), xycoords=('data', 'axes fraction'), color=ORANGE,
-            xytext=(-3, 2), textcoords='offset points', ha='right', fontsize=9,
+            f'{name} at most',
+            (limit, 1.0),
+            xycoords=('data', 'axes fraction'),
+            color=ORANGE,
+            xytext=(-3, 2),
+            textcoords='offset points',
+            ha='right',
+            fontsize=9,
         )
     axes.set_xlim(0, 1.15 * FULL.frame_p99_ms)
-    _dress(axes, 'An image of 1280x720 px, from its message to the encoded crops, on one core: '
-                 'median and p99')
+    _dress(
+        axes,
+        'An image of 1280x720 px, from its message to the encoded crops, on one core: '
+        'median and p99',
+    )
 
 
 def _draw_times(axes: Axes, fallback: Mapping[str, Any]) -> None:
@@ -85,8 +99,13 @@ def _draw_times(axes: Axes, fallback: Mapping[str, Any]) -> None:
         axes.scatter(values, [place] * len(values), color=BLUE, alpha=0.6, zorder=3)
         axes.plot([limit, limit], [place - 0.3, place + 0.3], color=ORANGE, lw=1.5)
         axes.annotate(
-            'at most', (limit, place - 0.3), xytext=(-3, 2), textcoords='offset points',
-            color=ORANGE, ha='right', fontsize=9,
+            'at most',
+            (limit, place - 0.3),
+            xytext=(-3, 2),
+            textcoords='offset points',
+            color=ORANGE,
+            ha='right',
+            fontsize=9,
         )
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -92,9 +92,7 @@ def write(measured: Mapping[str, Any], checked: Sequence[Bound], places: Places)
     places.document.write_text(f'{before}{BEGIN}\n\n{tables}\n{END}{after}', encoding='utf-8')
 
 
-def _tables(
-    measured: Mapping[str, Any], checked: Sequence[Bound], picture: str
-) -> list[str]:
+def _tables(measured: Mapping[str, Any], checked: Sequence[Bound], picture: str) -> list[str]:
     about = measured['about']
     return [
         f'Measured on {about["date"]}: {about["processor"]}, {about["cores"]} cores, Python '

@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from demo import clip
+from ferros.perception import Perception
 from ferros.track import iou
-from ferros.types import Box, Image, Track
+from ferros.types import Box, CameraFrame, Image, Track
 
 WIDTH_PX: Final = 1280
 HEIGHT_PX: Final = 720
@@ -54,6 +55,8 @@ _SEED: Final = 6
 _IN_VIEW: Final = 0.95
 # A reported box is a person's when it overlaps the face by this.
 _MATCH_IOU: Final = 0.3
+
+_NO_IMAGE: Final = np.empty((0, 0), np.uint8)
 
 Floats = NDArray[np.float32]
 
@@ -426,3 +429,13 @@ def judge(seen: Sequence[tuple[SceneFrame, Sequence[Track]]]) -> Outcome:
             for track in here
         )
     return Outcome(switches, reported, faces, elsewhere, first_s)
+
+
+def play(scene: Scene, perception: Perception, rate_fps: float = RATE_FPS) -> Outcome:
+    """Show a scene to what finds and follows faces, image by image, and judge what it reports."""
+    seen = []
+    for frame in render(scene, rate_fps):
+        tracks = perception.process(CameraFrame(frame.image, frame.stamp_ns, 0))
+        # The images are not kept: a scene has a gigabyte of them.
+        seen.append((frame._replace(image=_NO_IMAGE), tracks or []))
+    return judge(seen)
