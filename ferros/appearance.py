@@ -66,7 +66,8 @@ class Appearance(NamedTuple):
             float(cv2.matchTemplate(around, self.face, cv2.TM_CCOEFF_NORMED).max())
             for around in other.surroundings
         )
-        if not math.isfinite(value):  # Nothing varies.
+        # A face in which nothing varies is like anything to OpenCV.
+        if not math.isfinite(value) or self.face.min() == self.face.max():
             value = 0.0
         for one, another, limit in (
             (self.clothes, other.clothes, _OTHER_CLOTHES),

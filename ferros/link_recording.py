@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections import Counter, defaultdict
@@ -189,11 +188,7 @@ def summarise(recording: Recording) -> Summary:
     answered = [frame for frame in recording.frames if frame.status == 'ok']
     refused = Counter(frame.status for frame in recording.frames if frame.status != 'ok')
     later = later_half(recording.states)
-    lost = [
-        change
-        for before, change in itertools.pairwise(recording.changes)
-        if before.state == 'connected' and change.state == 'waiting'
-    ]
+    lost = _losses(recording.changes)
     return Summary(
         answered=len(answered),
         refused=dict(refused),
@@ -209,6 +204,19 @@ def summarise(recording: Recording) -> Summary:
         interruptions=len(lost),
         detail=lost[-1].detail if lost else '',
     )
+
+
+def _losses(changes: Sequence[Change]) -> list[Change]:
+    """Return how the link was lost; where a server sent the robot away, only if none took it."""
+    lost = []
+    was_connected = False
+    for change in changes:
+        if change.state == 'connected':
+            was_connected = True
+        elif change.state == 'waiting' and was_connected:
+            lost.append(change)
+            was_connected = False
+    return lost
 
 
 def later_half(states: Sequence[State]) -> Sequence[State]:

@@ -34,12 +34,13 @@ _NOMINAL_INTERVAL_NS: Final = round(_NS_PER_S / _NOMINAL_RATE_FPS)
 _INTERVALS: Final = 16
 
 # Of the camera's interval, what an image may take before less is looked for, and below what more
-# is; by how much then, and the least. The rest of the interval is the robot's.
-_BUSY: Final = 0.7
-_IDLE: Final = 0.5
-_LESS: Final = 0.8
-_MORE: Final = 0.02
-_MIN_SHARE: Final = 0.05
+# is; by how much then, and the least. The rest of the core is the robot's: 10 ms at 30 fps are a
+# third of it.
+_BUSY: Final = 0.3
+_IDLE: Final = 0.24
+_LESS: Final = 0.9
+_MORE: Final = 0.01
+_MIN_SHARE: Final = 0.15
 # How much the newest processing time counts in the average.
 _NEWEST: Final = 0.2
 
@@ -66,7 +67,8 @@ class Pace:
     How much of the search one image gets: all that is due, or less where time is short.
 
     The times that images take and the camera's interval go in; what comes out is a share of what
-    would be looked at with time enough. It falls quickly and rises slowly.
+    would be looked at with time enough. It falls quickly and rises slowly, so that an image takes
+    less than a third of the interval where that can be.
     """
 
     def __init__(self, every_n_images: int = 10) -> None:

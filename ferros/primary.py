@@ -52,7 +52,8 @@ class PrimaryFace:
         held_area_px = areas_px.get(self._face_id or '')
         if held_area_px is None:
             return self._hold(largest)
-        if largest == self._face_id or areas_px[largest] < held_area_px * self.area_ratio:
+        larger = areas_px[largest] > held_area_px
+        if not larger or areas_px[largest] < held_area_px * self.area_ratio:
             self._challenger = None
             return self._face_id
         if largest != self._challenger:

@@ -58,7 +58,15 @@ class Pyramid:
     """
 
     def __init__(self, frame: CameraFrame) -> None:
-        """frame: its reduction is a power of two."""
+        """
+        Take over a frame's image, or its luma.
+
+        Raises:
+            ValueError: the frame's reduction is not a power of two.
+
+        """
+        if frame.reduction < 1 or frame.reduction & (frame.reduction - 1):
+            raise ValueError(f'reduction is {frame.reduction}, expected a power of two')
         self.width_px, self.height_px = frame.size_px
         self.finest = frame.reduction.bit_length() - 1
         self._levels = [_luma(frame.image)]

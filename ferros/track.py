@@ -56,6 +56,8 @@ _MAX_PREDICTION_NS: Final = 1200 * _NS_PER_MS
 # out of view: it may have stopped on its way, and has to look like itself when it is back.
 _HIDDEN_NS: Final = 200 * _NS_PER_MS
 _BEHIND_SIDES: Final = 1.3
+# Between two images of a slow camera it is not; after a longer gap nobody knows.
+_LONGEST_INTERVAL_NS: Final = 600 * _NS_PER_MS
 _MIN_LIKENESS: Final = 0.2
 # At once only if it surely looks like itself; else once it has been in view for _HOLD_NS: at first
 # it may be half hidden still.
@@ -302,11 +304,13 @@ class Tracker:
 
     def _is_hidden(self, face: Face, others: Iterable[Box], now_ns: int) -> bool:
         """Tell whether a face is out of view, not just between two images."""
-        if not face.is_confirmed or face.seen_ns == self._newest_ns:
+        unseen_ns = now_ns - face.seen_ns
+        was_just_seen = face.seen_ns == self._newest_ns and unseen_ns <= _LONGEST_INTERVAL_NS
+        if not face.is_confirmed or was_just_seen:
             return False
         expected = face.predict(now_ns)
         # Who vanishes beside somebody else is behind him.
-        return now_ns - face.seen_ns > _HIDDEN_NS or any(
+        return unseen_ns > _HIDDEN_NS or any(
             _distance_sides(expected, other) < _BEHIND_SIDES for other in others
         )
 

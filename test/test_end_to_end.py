@@ -128,8 +128,8 @@ def test_where_there_is_no_face_none_is_reported(
 def two_faces(heard: Recorder) -> set[str]:
     """Check that two faces were there, with two ids that stayed; return their labels."""
     arrays = [entry.message.faces for entry in heard.arrays]
-    # In its first image a face is not confirmed yet.
-    assert all(len(faces) == 2 for faces in arrays[1:])
+    # Images are searched in pieces: both are found within half a second, ten arrays a second.
+    assert all(len(faces) == 2 for faces in arrays[6:])
     assert len({face.face_id for faces in arrays for face in faces}) == 2
     answered = [faces for faces in arrays if faces and all(face.source for face in faces)]
     assert len(answered) > 10

@@ -24,7 +24,14 @@ import cv2
 import numpy as np
 import pytest
 
-from ferros.image import MAX_PIXELS, REASONS, BadImage, decode, decode_compressed
+from ferros.image import (
+    MAX_PIXELS,
+    REASONS,
+    BadImage,
+    decode,
+    decode_compressed,
+    decode_reduced,
+)
 
 HEIGHT, WIDTH = 24, 32
 # Plain and unlike each other in every channel, so that swapped channels are seen.
@@ -373,3 +380,83 @@ def test_random_bytes_never_raise_anything_else() -> None:
             data = start + random.integers(0, 256, length, dtype=np.uint8).tobytes()
             with pytest.raises(BadImage):
                 decode_compressed(compressed(data))
+
+
+def photo(width: int = 640, height: int = 360, seed: int = 4) -> np.ndarray:
+    """Return something like a photograph, BGR: a JPEG of it is not exact."""
+    coarse = np.random.default_rng(seed).integers(60, 200, (12, 16, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize('reduction', [1, 2, 4, 8])
+@pytest.mark.parametrize('size', [(640, 360), (641, 359), (33, 17)])
+def test_luma_is_decoded_as_small_as_it_is_wanted(size: tuple[int, int], reduction: int) -> None:
+    width, height = size
+    data = file_of(photo(width, height), '.jpg')
+    asked: list[tuple[int, int]] = []
+
+    def choose(*size_px: int) -> int:
+        asked.append(size_px)  # type: ignore[arg-type]
+        return reduction
+
+    decoded = decode_reduced(compressed(data), choose)
+    assert asked == [size]
+    assert (decoded.reduction, decoded.size_px) == (reduction, size)
+    assert decoded.luma.shape == (-(-height // reduction), -(-width // reduction))
+    # Like the whole image's, averaged.
+    whole = cv2.cvtColor(decode_compressed(compressed(data)), cv2.COLOR_BGR2GRAY)
+    even = whole[: height // reduction * reduction, : width // reduction * reduction]
+    averaged = even.reshape(height // reduction, reduction, width // reduction, reduction)
+    expected = averaged.mean(axis=(1, 3))
+    luma = decoded.luma[: height // reduction, : width // reduction].astype(float)
+    assert np.abs(luma - expected).mean() < 2
+
+
+def test_luma_is_that_of_the_coloured_image() -> None:
+    data = file_of(photo(), '.jpg')
+    luma = decode_reduced(compressed(data), lambda width, height: 1).luma
+    colour = decode_compressed(compressed(data))
+    difference = np.abs(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY).astype(int) - luma)
+    assert difference.max() <= 2
+
+
+def test_a_png_is_not_reduced_and_keeps_its_luma() -> None:
+    decoded = decode_reduced(compressed(file_of(photo(), '.png'), 'png'), lambda *_: 4)
+    assert (decoded.reduction, decoded.size_px) == (1, (640, 360))
+    assert np.array_equal(decoded.luma, cv2.cvtColor(photo(), cv2.COLOR_BGR2GRAY))
+
+
+@pytest.mark.parametrize('extension', ['.png', '.jpg'])
+def test_grey_files_are_reduced_too(extension: str) -> None:
+    decoded = decode_reduced(compressed(file_of(grey_scene(), extension)), lambda *_: 2)
+    assert decoded.luma.ndim == 2
+    assert decoded.size_px == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize('reduction', [1, 2])
+def test_an_orientation_in_exif_is_not_followed_by_a_reduced_image(reduction: int) -> None:
+    data = with_orientation(file_of(scene(), '.jpg'), 6)
+    luma = decode_reduced(compressed(data), lambda *_: reduction).luma
+    assert luma.shape == (HEIGHT // reduction, WIDTH // reduction)
+
+
+def test_the_limit_of_pixels_is_that_of_the_image_itself() -> None:
+    def choose(width: int, height: int) -> int:
+        raise AssertionError('a size above the limit must not be asked about')
+
+    with pytest.raises(BadImage) as caught:
+        decode_reduced(compressed(JPEG), choose, max_pixels=HEIGHT * WIDTH - 1)
+    assert caught.value.reason == 'too_large'
+
+
+@pytest.mark.parametrize('data', [b'', None, JPEG[:40], JPEG[: len(JPEG) // 2], PNG[:30]])
+def test_what_is_no_image_is_refused_reduced_as_well(data: Any) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode_reduced(compressed(data), lambda *_: 2)
+    assert caught.value.reason in REASONS
+
+
+@pytest.mark.parametrize('reduction', [0, 3, 16, -1, None])
+def test_a_reduction_that_no_decoder_knows_is_a_mistake(reduction: Any) -> None:
+    with pytest.raises(ValueError, match='reduction is'):
+        decode_reduced(compressed(JPEG), lambda *_: reduction)

@@ -49,3 +49,47 @@ def test_the_primary_face_passes_on_at_once_when_it_is_gone() -> None:
     primary = PrimaryFace()
     primary.choose([face('a', 30), face('b', 20)], 0)
     assert primary.choose([face('b', 20)], 1) == 'b'
+
+
+def test_how_much_larger_and_for_how_long_can_be_set() -> None:
+    primary = PrimaryFace(area_ratio=4.0, take_over_ms=2000)
+    primary.choose([face('a', 30), face('b', 20)], 0)
+    assert primary.choose([face('a', 30), face('b', 59)], 100 * MS) == 'a'
+    assert primary.choose([face('a', 30), face('b', 59)], 9000 * MS) == 'a'
+    assert primary.choose([face('a', 30), face('b', 61)], 9100 * MS) == 'a'
+    assert primary.choose([face('a', 30), face('b', 61)], 11000 * MS) == 'a'
+    assert primary.choose([face('a', 30), face('b', 61)], 11100 * MS) == 'b'
+
+
+def test_both_can_be_set_while_it_runs() -> None:
+    primary = PrimaryFace()
+    primary.choose([face('a', 30), face('b', 20)], 0)
+    assert primary.choose([face('a', 30), face('b', 60)], 100 * MS) == 'a'
+    primary.take_over_ms = 100
+    assert primary.choose([face('a', 30), face('b', 60)], 200 * MS) == 'b'
+    primary.area_ratio = 100.0
+    assert primary.choose([face('a', 90), face('b', 60)], 9000 * MS) == 'b'
+    assert primary.choose([face('a', 90), face('b', 60)], 9900 * MS) == 'b'
+
+
+def test_without_a_delay_the_larger_face_takes_over_at_once() -> None:
+    primary = PrimaryFace(area_ratio=1.0, take_over_ms=0)
+    primary.choose([face('a', 30), face('b', 20)], 0)
+    assert primary.choose([face('a', 30), face('b', 31)], 33 * MS) == 'b'
+
+
+def test_two_faces_of_one_size_do_not_take_turns_even_without_hysteresis() -> None:
+    primary = PrimaryFace(area_ratio=1.0, take_over_ms=0)
+    chosen = {
+        primary.choose([face('a', 30), face('b', 30)][:: 1 if index % 2 else -1], index * 33 * MS)
+        for index in range(10)
+    }
+    assert len(chosen) == 1
+
+
+def test_a_challenger_that_falls_back_starts_anew() -> None:
+    primary = PrimaryFace()
+    primary.choose([face('a', 30), face('b', 20)], 0)
+    for at_ms, side in ((100, 60), (400, 20), (450, 60), (700, 60), (949, 60)):
+        assert primary.choose([face('a', 30), face('b', side)], at_ms * MS) == 'a'
+    assert primary.choose([face('a', 30), face('b', 60)], 950 * MS) == 'b'

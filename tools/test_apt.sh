@@ -53,10 +53,10 @@ sys.exit(tuple(map(int, protobuf.__version__.split(".")[:2])) < (4, 21))' ||
     skip 'its protobuf is older than the stubs'
 
 tests=
-for name in accuracy_grid annotate answers bag_expectation bandwidth channel config crop data_limit \
-    detect emotion_memory encode faces fallback_decision health image inbox link link_burst \
+for name in accuracy_grid annotate answers appearance bag_expectation bandwidth channel config crop data_limit \
+    detect emotion_memory encode faces follow fallback_decision health image inbox link link_burst \
     link_reconfigure link_report link_resume link_tls local_model local_reader operating_point \
-    outbox pacing perception pipeline primary rep155_image rep155_rules rep155_scene sender timeline \
+    outbox pacing perception pipeline primary pyramid rep155_image rep155_rules rep155_scene scenery sender stop timeline \
     trace track types worlds; do
     [ -f "test/test_$name.py" ] && tests="$tests test/test_$name.py"
 done

@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+# The kinds of images, as the bench names them.
+TRANSPORTS = ('bgr8', 'rgb8', 'jpeg')
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -121,10 +124,12 @@ def check(measured: Mapping[str, Any], limits: Limits) -> list[Bound]:
     ]
 
 
-def worse(transports: Mapping[str, Mapping[str, float]] | None) -> dict[str, float]:
-    """Return the worse of raw and compressed images, figure by figure."""
-    if not transports:
-        return {}
-    return {
-        figure: max(row[figure] for row in transports.values()) for figure in ('p50_ms', 'p99_ms')
-    }
+def transports(figures: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Return what was measured of a detector by the kind of image; empty: it was not run."""
+    return {name: figures[name] for name in TRANSPORTS if name in figures} if figures else {}
+
+
+def worse(figures: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the worst of raw and compressed images, figure by figure; empty: it was not run."""
+    rows = transports(figures).values()
+    return {name: max(row[name] for row in rows) for name in ('p50_ms', 'p99_ms')} if rows else {}

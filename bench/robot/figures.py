@@ -29,7 +29,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.robot.bounds import FULL
+from bench.robot.bounds import FULL, transports
 
 INK, FAINT = '#2b2f33', '#8a9097'
 BLUE, ORANGE = '#0072b2', '#d55e00'
@@ -50,8 +50,8 @@ def draw(path: Path, measured: Mapping[str, Any]) -> None:
 def _draw_costs(axes: Axes, frame: Mapping[str, Any]) -> None:
     rows = [
         (f'{detector}, {transport}', row)
-        for detector, transports in frame.items()
-        for transport, row in (transports or {}).items()
+        for detector, figures in frame.items()
+        for transport, row in transports(figures).items()
     ]
     for place, (_, row) in enumerate(rows):
         axes.barh(place, row['p99_ms'], height=0.6, color=BLUE, alpha=0.25)

@@ -48,9 +48,11 @@ START_NS: Final = 1_000_000_000
 # The face in the portrait: its middle, and the side of the training frame around it.
 _FACE: Final = (224.0, 118.0)
 _FACE_PX: Final = 102.0
-# A cut-out is this much larger than the portrait, so that enlarging it stays sharp enough.
+# Standard deviation of the sensor's noise in grey levels.
 _NOISE: Final = 2.0
 _SEED: Final = 6
+# What pillars look like: a piece of another room.
+_PILLAR_ROOM: Final = 5
 # A face counts as in view when at least so much of it is inside the image and in front.
 _IN_VIEW: Final = 0.95
 # A reported box is a person's when it overlaps the face by this.
@@ -119,40 +121,51 @@ def render(scene: Scene, rate_fps: float = RATE_FPS, seconds: float = 0.0) -> It
 
     """
     random = np.random.default_rng(_SEED)
+    # Another cut-out of the same noise each time: drawing it anew would cost most of the time.
     noise = random.normal(0, _NOISE, (HEIGHT_PX + 64, WIDTH_PX + 64, 3)).round().astype(np.int16)
     for index in range(round((seconds or scene.duration_s) * rate_fps)):
         time_s = index / rate_fps
-        image = room(sum(time_s >= cut_s for cut_s in scene.cuts_s)).copy()
-        pillars = [pillar for pillar in scene.pillars if pillar.start_s <= time_s < pillar.end_s]
-        hidden = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
-        faces: dict[str, Box] = {}
-        people: dict[str, Box] = {}
-        # From front to back for what is hidden, from back to front for drawing.
-        drawn = []
-        for pillar in pillars:
-            hidden[:, pillar.left_px : pillar.right_px] = 1
-        for actor in reversed(scene.actors):
-            place = actor.place(time_s)
-            if place is None:
-                continue
-            drawn.append((actor, place))
-            box = people[actor.name] = face_box(place)
-            if _seen_share(box, hidden) >= _IN_VIEW:
-                faces[actor.name] = box
-            _cover(hidden, place)
-        for actor, place in reversed(drawn):
-            _draw(image, actor.look, place)
-        for pillar in pillars:
-            columns = slice(pillar.left_px, pillar.right_px)
-            image[:, columns] = room(5)[:, columns]
+        faces, people = _who_is_in_view(scene, time_s)
         top, left = (int(value) for value in random.integers(64, size=2))
-        noisy = image + noise[top : top + HEIGHT_PX, left : left + WIDTH_PX]
-        yield SceneFrame(
-            START_NS + round(time_s * 1e9),
-            np.clip(noisy, 0, 255).astype(np.uint8),
-            faces,
-            people,
-        )
+        grain = noise[top : top + HEIGHT_PX, left : left + WIDTH_PX]
+        image = np.asarray(cv2.add(_picture(scene, time_s), grain, dtype=cv2.CV_8U), np.uint8)
+        yield SceneFrame(START_NS + round(time_s * 1e9), image, faces, people)
+
+
+def _picture(scene: Scene, time_s: float) -> Image:
+    """Return what a camera without noise would see, uint8 BGR [720, 1280, 3]."""
+    image = room(sum(time_s >= cut_s for cut_s in scene.cuts_s)).copy()
+    for actor in scene.actors:
+        place = actor.place(time_s)
+        if place is not None:
+            _draw(image, actor.look, place)
+    for pillar in _pillars(scene, time_s):
+        columns = slice(pillar.left_px, pillar.right_px)
+        image[:, columns] = room(_PILLAR_ROOM)[:, columns]
+    return image
+
+
+def _who_is_in_view(scene: Scene, time_s: float) -> tuple[dict[str, Box], dict[str, Box]]:
+    """Return the faces that are in view whole, by name, and those of everybody."""
+    faces: dict[str, Box] = {}
+    people: dict[str, Box] = {}
+    hidden = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
+    for pillar in _pillars(scene, time_s):
+        hidden[:, pillar.left_px : pillar.right_px] = 1
+    # From front to back.
+    for actor in reversed(scene.actors):
+        place = actor.place(time_s)
+        if place is None:
+            continue
+        box = people[actor.name] = face_box(place)
+        if _seen_share(box, hidden) >= _IN_VIEW:
+            faces[actor.name] = box
+        _cover(hidden, place)
+    return faces, people
+
+
+def _pillars(scene: Scene, time_s: float) -> list[Pillar]:
+    return [pillar for pillar in scene.pillars if pillar.start_s <= time_s < pillar.end_s]
 
 
 def face_box(place: Place) -> Box:
@@ -180,9 +193,9 @@ def room(number: int) -> Image:
 
 
 class _CutOut(NamedTuple):
-    """A person without a background: colours float32 [512, 512, 3], cover [512, 512, 1] 0..1."""
+    """A person without a background: colours uint8 [512, 512, 3], cover float32 [512, 512]."""
 
-    colours: Floats
+    colours: Image
     cover: Floats
 
 
@@ -205,7 +218,7 @@ def _person(look: int) -> _CutOut:
             np.asarray(cv2.warpAffine(image, turn, (width, height), borderMode=border), np.float32)
             for image, border in ((colours, cv2.BORDER_REPLICATE), (cover, cv2.BORDER_CONSTANT))
         )
-    return _CutOut(colours, cover[:, :, None])
+    return _CutOut(colours.round().astype(np.uint8), cover)
 
 
 def _disguise(colours: Floats, head: Floats, right: Floats, down: Floats, look: int) -> Floats:
@@ -250,9 +263,9 @@ def _draw(image: Image, look: int, place: Place) -> None:
     turn[:, 2] -= left, top
     size = right - left, bottom - top
     colours = cv2.warpAffine(person.colours, turn, size, borderMode=cv2.BORDER_REPLICATE)
-    cover = cv2.warpAffine(person.cover, turn, size)[:, :, None]
+    cover = cv2.warpAffine(person.cover, turn, size)
     behind = image[top:bottom, left:right]
-    image[top:bottom, left:right] = behind + cover * (colours - behind)
+    image[top:bottom, left:right] = cv2.blendLinear(colours, behind, cover, 1 - cover)
 
 
 def _cover(hidden: NDArray[np.uint8], place: Place) -> None:
