@@ -24,16 +24,20 @@ import pytest
 from demo import clip
 from ferros import detect
 from ferros.detect import (
+    CameraDetector,
     Detector,
     DetectorError,
     HaarDetector,
     YuNetDetector,
     decode_yunet,
     find_cascade,
+    find_profile_cascade,
     make_detector,
     suppress,
 )
-from ferros.types import Box
+from ferros.pieces import View
+from ferros.pyramid import Pyramid
+from ferros.types import Box, CameraFrame
 
 OPENCV = tuple(int(part) for part in cv2.__version__.split('.')[:2])
 
@@ -49,7 +53,7 @@ def yunet_file(shared_data: Path) -> str:
 
 
 @pytest.fixture(params=['haar', 'yunet'])
-def detector(request: pytest.FixtureRequest) -> Detector:
+def detector(request: pytest.FixtureRequest) -> CameraDetector:
     if request.param == 'haar':
         return make_detector('haar')
     return make_detector('yunet', model_file=request.getfixturevalue('yunet_file'))
@@ -274,3 +278,123 @@ def test_a_file_that_is_missing_is_named(kind: str, setting: str) -> None:
 def test_yunet_without_a_file_says_where_to_get_it() -> None:
     with pytest.raises(DetectorError, match='opencv_zoo'):
         make_detector('yunet')
+
+
+def pyramid(image: np.ndarray) -> Pyramid:
+    return Pyramid(CameraFrame(image, 0, 0))
+
+
+def found_in_pieces(camera: CameraDetector, image: np.ndarray, view: View) -> list[Box]:
+    """Search all pieces of an image and look closely at what is suspected."""
+    levels = pyramid(image)
+    height_px, width_px = image.shape[:2]
+    return [
+        face
+        for piece in camera.pieces(width_px, height_px, view)
+        for suspect in camera.propose(levels, piece)
+        for face in camera.look(levels, suspect, 0.35, view, False)
+    ]
+
+
+def test_piece_by_piece_the_same_face_is_found(
+    detector: CameraDetector, portrait: np.ndarray
+) -> None:
+    (whole,) = detector.detect(portrait)
+    found = found_in_pieces(detector, portrait, View.FRONT)
+    assert found
+    assert all(iou(face, whole) > 0.6 for face in found)
+
+
+@pytest.mark.parametrize('scale', [0.7, 1.0, 1.5, 2.2])
+def test_a_close_look_finds_a_face_of_any_size(
+    detector: CameraDetector, portrait: np.ndarray, scale: float
+) -> None:
+    image = cv2.resize(portrait, None, fx=scale, fy=scale)
+    expected = Box(173, 67, 102, 102).scaled(scale)
+    # As wrong as a suspicion may be.
+    side = 1.15 * expected.width
+    near = Box(expected.x + 0.1 * side, expected.y - 0.15 * side, side, side)
+    found = detector.look(pyramid(image), near, 0.35, View.FRONT, False)
+    assert iou(found[0], expected) > 0.6
+    assert found[0].width == found[0].height
+
+
+def test_a_close_look_elsewhere_finds_nothing(
+    detector: CameraDetector, portrait: np.ndarray
+) -> None:
+    levels = pyramid(portrait)
+    assert detector.look(levels, Box(40, 350, 100, 100), 0.35, View.FRONT, False) == []
+    assert detector.look(levels, Box(-500, -500, 100, 100), 0.35, View.FRONT, True) == []
+
+
+def test_a_wider_look_costs_more(detector: CameraDetector) -> None:
+    assert detector.look_work(0.25, View.FRONT) < detector.look_work(0.8, View.FRONT)
+
+
+def side_faces(media: Path) -> list[np.ndarray]:
+    """Return images in which somebody looks to the left."""
+    return images(media / 'short_hamilton_clip.mp4')[126:190:6]
+
+
+def test_a_face_from_the_side_is_found_in_either_direction(media: Path, yunet_file: str) -> None:
+    haar = make_detector('haar', profiles=True)
+    yunet = YuNetDetector(yunet_file, longest_side_px=640)
+    left = right = 0
+    for image in side_faces(media):
+        mirrored = np.ascontiguousarray(image[:, ::-1])
+        for shown, view in ((image, View.LEFT), (mirrored, View.RIGHT)):
+            faces = yunet.detect(shown)
+            hits = sum(
+                any(iou(face, found) > 0.4 for face in faces)
+                for found in found_in_pieces(haar, shown, view)[:1]
+            )
+            left, right = left + hits * (view is View.LEFT), right + hits * (view is View.RIGHT)
+    assert left >= 4
+    assert right >= left - 2
+
+
+def test_the_square_of_a_face_from_the_side_is_shifted_to_where_it_looks() -> None:
+    box = Box(100, 100, 80, 80)
+    assert detect._training_square(box, View.LEFT).centre[0] < 140
+    assert detect._training_square(box, View.RIGHT).centre[0] > 140
+    assert detect._training_square(box, View.FRONT).centre == (140, 140)
+
+
+def test_faces_from_the_side_are_looked_for_only_if_that_is_wanted() -> None:
+    haar = make_detector('haar')
+    assert haar.views == (View.FRONT,)
+    assert haar.pieces(1280, 720, View.LEFT) == []
+    haar.look_for_profiles(True)
+    assert haar.views == (View.FRONT, View.LEFT, View.RIGHT)
+    assert haar.pieces(1280, 720, View.LEFT)
+    haar.look_for_profiles(False)
+    assert haar.views == (View.FRONT,)
+
+
+def test_a_profile_cascade_that_is_nowhere_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / detect.HAAR_CASCADE).write_bytes(find_cascade().read_bytes())
+    monkeypatch.setattr(detect, '_CASCADE_FOLDER', tmp_path)
+    monkeypatch.setattr(cv2, 'data', None, raising=False)
+    with pytest.raises(DetectorError, match=r'opencv-data.*or set detect_profiles to false'):
+        make_detector('haar', profiles=True)
+    make_detector('haar')
+
+
+def test_a_profile_cascade_that_is_named_comes_first(tmp_path: Path) -> None:
+    copy = tmp_path / 'mine.xml'
+    copy.write_bytes(find_profile_cascade().read_bytes())
+    assert find_profile_cascade(str(copy)) == copy
+    make_detector('haar', profiles=True, profile_cascade_file=str(copy))
+    with pytest.raises(DetectorError, match=r'/nowhere/side\.xml does not exist'):
+        make_detector('haar', profiles=True, profile_cascade_file='/nowhere/side.xml')
+
+
+def test_a_damaged_profile_cascade_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'damaged.xml'
+    path.write_bytes(b'no cascade')
+    haar = make_detector('haar')
+    with pytest.raises(DetectorError, match=r'damaged\.xml'):
+        haar.look_for_profiles(True, str(path))
+    assert haar.views == (View.FRONT,)

@@ -38,7 +38,7 @@ DPI = 100
 
 def draw(path: Path, measured: Mapping[str, Any]) -> None:
     """Draw all there is into one picture."""
-    figure, (costs, times) = plt.subplots(2, 1, figsize=(8, 6.4), height_ratios=(3, 2))
+    figure, (costs, times) = plt.subplots(2, 1, figsize=(8, 6.8), height_ratios=(3, 2))
     _draw_costs(costs, measured.get('frame', {}))
     _draw_times(times, measured.get('fallback', {}))
     figure.tight_layout()
@@ -114,7 +114,7 @@ def _draw_times(axes: Axes, fallback: Mapping[str, Any]) -> None:
 
 
 def _dress(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc='left', fontsize=10, color=INK, pad=16)
+    axes.set_title(title, loc='left', fontsize=10, color=INK, pad=18)
     axes.set_xlabel('ms', color=FAINT)
     axes.spines[['top', 'right']].set_visible(False)
     axes.tick_params(colors=INK)

@@ -145,8 +145,8 @@ def _frame(frame: Mapping[str, Any]) -> list[str]:
             notes.append(f'{100 * every:.1f} % with {name}')
     if notes:
         notes = [
-            f'Searching each whole image would have reported {" and ".join(notes)}, '
-            'at many times the cost.',
+            'A search of each whole image, without following anybody, would have reported '
+            f'{" and ".join(notes)}.',
             '',
         ]
     return [*lines, '', *notes]
@@ -220,8 +220,8 @@ def _fallback(fallback: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         '',
-        f'While the server comes and goes every 400 ms: {flapping["switches"]} changes of who '
-        f'speaks, {flapping["unknown"]} messages without an answer, '
+        f'While the server comes and goes every 400 ms: changes of who speaks: '
+        f'{flapping["switches"]}; messages without an answer: {flapping["unknown"]}; '
         f'{flapping["longest_gap_ms"]:.0f} ms at most without a message.',
         '',
     ]
