@@ -83,8 +83,8 @@ def _draw_costs(axes: Axes, frame: Mapping[str, Any]) -> None:
     axes.set_xlim(0, 1.15 * FULL.frame_p99_ms)
     _dress(
         axes,
-        'An image of 1280x720 px, from its message to the encoded crops, on one core: '
-        'median and p99',
+        'An image of 1280x720 px on one core, from its message to the encoded crops:\n'
+        'median (dark) and p99',
     )
 
 
