@@ -55,8 +55,8 @@ sys.exit(tuple(map(int, protobuf.__version__.split(".")[:2])) < (4, 21))' ||
 tests=
 for name in accuracy_grid annotate answers appearance bag_expectation bandwidth channel config crop data_limit \
     detect emotion_memory encode faces follow fallback_decision health image inbox link link_burst \
-    link_reconfigure link_report link_resume link_tls local_model local_reader operating_point \
-    outbox pacing perception pipeline primary pyramid rep155_image rep155_rules rep155_scene scenery sender stop timeline \
+    link_reconfigure link_report link_resume link_tls local_model local_reader lookout operating_point \
+    outbox pacing perception pieces pipeline primary pyramid rep155_image rep155_rules rep155_scene scenery sender stop timeline \
     trace track types worlds; do
     [ -f "test/test_$name.py" ] && tests="$tests test/test_$name.py"
 done

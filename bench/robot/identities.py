@@ -28,11 +28,10 @@ from typing import Any
 import cv2
 
 from bench.robot import command, scenes
-from bench.robot.scenes import Outcome, Scene
+from bench.robot.scenes import Outcome
 from demo import processes
 from ferros.config import RobotConfig
 from ferros.perception import make_perception
-from ferros.types import CameraFrame
 
 # YuNet's model does not come with ferros; it is looked for where the test data are.
 YUNET_FILE = 'models/face_detection_yunet.onnx'
@@ -56,7 +55,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
         if config is None or (quick and name != 'haar'):
             found[name] = None
             continue
-        rows = {scene.name: _row(_play(scene, config)) for scene in chosen}
+        rows = {scene.name: _row(scenes.play(scene, make_perception(config))) for scene in chosen}
         found[name] = {
             'id_switches': sum(row['id_switches'] for row in rows.values()),
             'elsewhere': sum(row['elsewhere'] for row in rows.values()),
@@ -65,15 +64,6 @@ def measure(quick: bool = False) -> dict[str, Any]:
             'scenes': rows,
         }
     return found
-
-
-def _play(scene: Scene, config: RobotConfig) -> Outcome:
-    perception = make_perception(config)
-    seen = []
-    for frame in scenes.render(scene):
-        camera = CameraFrame(frame.image, frame.stamp_ns, frame.stamp_ns)
-        seen.append((frame, perception.process(camera) or []))
-    return scenes.judge(seen)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
