@@ -71,6 +71,9 @@ DRAIN_TIMEOUT_NS = 5_000_000_000
 # more.
 LEAVE_TIMEOUT_NS = 1_000_000_000
 ASKED_TO_CONNECT_ANEW = 'the server asked this robot to connect anew'
+# What the messages hold (ferros_msgs/Emotion).
+LABELS = 16
+LABEL_CHARS = 16
 # How soon and how late a robot comes back that a draining server sent away.
 RECONNECT_S = (0.05, 10.0)
 
@@ -548,6 +551,11 @@ class Link:
             )
         if not welcome.labels or not welcome.credits or not welcome.input_size_px:
             raise _RefusedError('the Welcome lacks labels, credits or an input size')
+        if len(welcome.labels) > LABELS or any(len(x) > LABEL_CHARS for x in welcome.labels):
+            raise _RefusedError(
+                f'the labels of the server are more than {LABELS} or longer than {LABEL_CHARS} '
+                'characters, which no message holds'
+            )
         with self._changed:
             terms = ServerTerms(
                 welcome.input_size_px, welcome.credits, welcome.limits.max_frame_rate_fps
@@ -679,7 +687,12 @@ def _observation(
     probabilities = tuple(answer.probabilities)
     if len(probabilities) != len(labels) or answer.label not in (*labels, UNKNOWN):
         return None
+    valence = answer.valence if answer.HasField('valence') else math.nan
+    arousal = answer.arousal if answer.HasField('arousal') else math.nan
     if not all(0 <= p <= 1 for p in probabilities):
+        return None
+    # NaN is a value of theirs: not known.
+    if any(abs(value) > 1 for value in (valence, arousal)):
         return None
     return Observation(
         face_id=face.face_id,
@@ -691,8 +704,8 @@ def _observation(
         confidence=max(probabilities),
         labels=labels,
         probabilities=probabilities,
-        valence=answer.valence if answer.HasField('valence') else math.nan,
-        arousal=answer.arousal if answer.HasField('arousal') else math.nan,
+        valence=valence,
+        arousal=arousal,
         source=Source.CLOUD,
         model=welcome.model,
     )

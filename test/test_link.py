@@ -277,6 +277,15 @@ def test_a_server_of_another_protocol_version_is_named_and_left_alone() -> None:
         assert len(servicer.hellos) == 1
 
 
+@pytest.mark.parametrize('labels', [['a' * 17, 'b'], [f'label {n}' for n in range(17)]])
+def test_a_server_whose_labels_no_message_holds_is_left_alone(labels: list[str]) -> None:
+    servicer = Scripted(answer_all)
+    servicer.welcome.labels[:] = labels
+    with serving(servicer) as port, Running(port) as running:
+        running.until(lambda: running.link.report().state is LinkState.WAITING)
+        assert 'more than 16 or longer than 16' in running.link.report().detail
+
+
 def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
     with contextlib.closing(socket.create_server(('127.0.0.1', 0))) as silent:
         port = silent.getsockname()[1]
@@ -342,6 +351,8 @@ def test_a_robot_without_a_name_gives_its_hosts() -> None:
         ('probabilities', [0.5, float('nan'), 0.5]),
         ('probabilities', [-1.0, 1.0, 1.0]),
         ('label', 'bored'),
+        ('valence', float('inf')),
+        ('arousal', -1.5),
     ],
 )
 def test_an_answer_that_cannot_be_true_is_counted_and_not_passed_on(
@@ -351,8 +362,8 @@ def test_an_answer_that_cannot_be_true_is_counted_and_not_passed_on(
         servicer: Scripted, frame: wire.FaceFrame
     ) -> Iterator[wire.RecognizeResponse]:
         response = ok(frame)
-        if field == 'label':
-            response.answer.label = value
+        if field != 'probabilities':
+            setattr(response.answer, field, value)
         else:
             del response.answer.probabilities[:]
             response.answer.probabilities.extend(value)
