@@ -191,6 +191,13 @@ class CameraPlayer(Node):
         self._built_from, self._built = frame.image, message
         return message
 
+    def flush(self) -> None:
+        """Wait until the last messages are there: what is not sent yet ends with the process."""
+        for publisher in (self.publisher, self.clock):
+            # One that is not reliable waits for nobody.
+            if publisher is not None:
+                publisher.wait_for_all_acked(Duration(seconds=_FLUSH_S))
+
     def publish(self, message: Any, original_stamp_ns: int | None) -> None:
         """Stamp a message and send it."""
         stamp = self.get_clock().now()
@@ -294,9 +301,8 @@ def run(arguments: PlayerConfig, stop: Stop) -> None:
     if config.wait_for_subscribers:
         _wait_for_subscribers(node, executor, stop)
     node.get_logger().info(play(node, source, executor, stop))
-    if config.reliable and not stop.is_set():
-        # What is not sent yet is lost with the process.
-        node.publisher.wait_for_all_acked(Duration(seconds=_FLUSH_S))
+    if not stop.is_set():
+        node.flush()
 
 
 def main(args: Sequence[str] | None = None) -> int:
